@@ -1,0 +1,162 @@
+"""One model call: reads the log, streams the provider, writes what came of it."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.heartbeat import heartbeating
+from activities.model_records import CallRecords
+from domain.commands import CompleteInput, CompleteResult
+from domain.completions import AnswerBlock, Completion, CompletionRequest, Delta, Provider, Text, Thinking
+from domain.errors import NotFound, ProviderError, RunFinished
+from domain.events import AgentMessage, AgentThinking, TextContent
+from domain.ids import new_id
+from domain.usage import Usage, estimate_tokens
+from live.memory import LiveBus
+from providers.registry import Providers
+from storage.database import Database
+from storage.journal import Draft
+from tools.registry import Tools
+
+
+@dataclass
+class Writing:
+    """What a call has written so far, by block index."""
+
+    started: float = field(default_factory=time.monotonic)
+    first_token_ms: int | None = None
+    ids: dict[int, str] = field(default_factory=dict[int, str])
+    texts: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    kinds: dict[int, str] = field(default_factory=dict[int, str])
+
+    def take(self, delta: Delta) -> str:
+        """Note a delta; returns the id of the event it belongs to."""
+        if self.first_token_ms is None:
+            self.first_token_ms = self.elapsed_ms
+        self.kinds[delta.index] = delta.kind
+        self.texts.setdefault(delta.index, []).append(delta.text)
+        return self.id_of(delta.index)
+
+    def id_of(self, index: int) -> str:
+        return self.ids.setdefault(index, new_id("sevt"))
+
+    @property
+    def elapsed_ms(self) -> int:
+        return round((time.monotonic() - self.started) * 1000)
+
+    def partial(self) -> list[Draft]:
+        """What had been written when the call was stopped, as events marked interrupted."""
+        drafts: list[Draft] = []
+        for index in sorted(self.texts):
+            text = "".join(self.texts[index])
+            if self.kinds[index] == "thinking":
+                drafts.append(Draft(AgentThinking(text=text, interrupted=True), id=self.ids[index]))
+            else:
+                content = (TextContent(text=text),)
+                drafts.append(Draft(AgentMessage(content=content, interrupted=True), id=self.ids[index]))
+        return drafts
+
+    def usage(self) -> Usage:
+        """Nobody reports the usage of a call that was cut off: count what was seen."""
+        return Usage(
+            output_tokens=sum(estimate_tokens("".join(pieces)) for pieces in self.texts.values()), estimated=True
+        )
+
+
+class ModelActivities:
+    """Model calls. `slots` holds each provider's limit of calls at once in this worker."""
+
+    def __init__(
+        self,
+        database: Database,
+        live: LiveBus,
+        providers: Providers,
+        tools: Tools,
+        slots: Mapping[str, asyncio.Semaphore],
+    ) -> None:
+        self._database = database
+        self._live = live
+        self._providers = providers
+        self._tools = tools
+        self._slots = slots
+
+    @activity.defn(name="model.complete")
+    async def complete(self, call: CompleteInput) -> CompleteResult:
+        """Make one model call and append its answer. Safe to run again: the answer is found by the call's key."""
+        records = CallRecords(self._database, self._tools, self._providers, call, activity.info().attempt)
+        try:
+            async with heartbeating():
+                return await self._complete(call, records)
+        except (RunFinished, NotFound) as error:
+            # Terminated, or deleted, while this call was under way: nothing may be written any more.
+            raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
+        finally:
+            self._live.close_previews(call.session_id, call.run_id)
+
+    async def _complete(self, call: CompleteInput, records: CallRecords) -> CompleteResult:
+        if before := await records.answered():
+            return before
+        model, request = await records.begin()
+        try:
+            provider = self._providers.get(model.provider)
+        except ProviderError as error:
+            raise await records.failed(error, 0) from error
+        writing = Writing()
+        with self._live.stoppable(call.run_id) as stop:
+            async with self._slots[model.provider]:
+                writing.started = time.monotonic()
+                streaming = asyncio.create_task(self._stream(provider, request, call, writing))
+                stopping = asyncio.create_task(stop.wait())
+                interrupted = False
+                try:
+                    await asyncio.wait({streaming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    interrupted = not streaming.done()
+                except asyncio.CancelledError:
+                    details = activity.cancellation_details()
+                    if details is None or not details.cancel_requested:
+                        raise  # a worker that shuts down hands the call back; the next attempt begins anew
+                    interrupted = not streaming.done()
+                finally:
+                    stopping.cancel()
+                    if not streaming.done():
+                        streaming.cancel()
+                        await asyncio.wait({streaming})
+        if interrupted:
+            return await asyncio.shield(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
+        try:
+            completion = streaming.result()
+        except ProviderError as error:
+            raise await records.failed(error, writing.elapsed_ms) from error
+        drafts = [_draft(index, block, writing) for index, block in enumerate(completion.content)]
+        return await asyncio.shield(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
+
+    async def _stream(
+        self, provider: Provider, request: CompletionRequest, call: CompleteInput, writing: Writing
+    ) -> Completion:
+        async with aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]  # providers are generators
+            async for item in stream:
+                if isinstance(item, Completion):
+                    return item
+                event_id = writing.take(item)
+                kind = "agent.thinking" if item.kind == "thinking" else "agent.message"
+                self._live.write(call.session_id, call.run_id, event_id, kind, item.text)
+        raise AssertionError("a provider's stream ended without a Completion or a ProviderError")
+
+
+def _draft(index: int, block: AnswerBlock, writing: Writing) -> Draft | None:
+    """The event of a finished block; None for empty text."""
+    match block:
+        case Text(text=text):
+            return Draft(AgentMessage(content=(TextContent(text=text),)), id=writing.id_of(index)) if text else None
+        case Thinking(text=text, signature=signature, redacted=redacted):
+            private: dict[str, JsonValue] = {"signature": signature, "redacted": redacted}
+            kept = private if signature or redacted else None
+            return Draft(AgentThinking(text=text), id=writing.id_of(index), private=kept)
+        case _:
+            return None

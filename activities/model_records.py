@@ -1,0 +1,225 @@
+"""What a model call reads and writes: three short transactions around the provider's stream."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from pydantic import JsonValue
+from temporalio.exceptions import ApplicationError
+
+from domain.agents import AgentConfig, ModelConfig
+from domain.clock import now
+from domain.commands import CompleteInput, CompleteResult, ToolRef
+from domain.completions import Completion, CompletionRequest, ToolUse
+from domain.errors import ProviderError, RunFinished
+from domain.events import (
+    AgentQuestion,
+    AgentToolUse,
+    ErrorDetail,
+    Event,
+    ModelRequestEnd,
+    ModelRequestStart,
+    RetryStatus,
+    RunResumed,
+    RunStarted,
+    SessionError,
+    SessionRescheduled,
+    SessionRunning,
+)
+from domain.ids import new_id
+from domain.runs import RunError, RunStatus
+from domain.transcript import READ_TYPES, fold
+from domain.usage import Usage, cost_of
+from providers.pricing import cost_nano_usd
+from providers.registry import Providers
+from storage.agents import config_of
+from storage.database import Database, Transaction
+from storage.journal import Draft, Journal, read
+from storage.runs import Runs
+from tools.registry import Tools
+
+_SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
+_WORKER_LOST = RunError(code="worker_lost", message="The worker was lost during the call.", retryable=True)
+
+
+class CallRecords:
+    """The database side of one attempt of one model call."""
+
+    def __init__(self, database: Database, tools: Tools, providers: Providers, call: CompleteInput, attempt: int) -> None:
+        self._database = database
+        self._tools = tools
+        self._providers = providers
+        self._call = call
+        self._attempt = attempt
+        self._start_id = new_id("sevt")
+        self._model = ""
+
+    async def answered(self) -> CompleteResult | None:
+        """What an earlier attempt wrote, if its worker died between writing and reporting."""
+        if self._attempt == 1:
+            return None
+        async with self._database.write() as transaction:
+            events = await self._journal(transaction).written(self._call.session_id, f"{self._call.call}/answer")
+        return self._result(events) if events else None
+
+    async def begin(self) -> tuple[ModelConfig, CompletionRequest]:
+        """Write that the call starts and read what the model is to see."""
+        call = self._call
+        async with self._database.write() as transaction:
+            run = await Runs(transaction.connection).get(call.run_id)
+            if RunStatus(run.status).over:
+                raise RunFinished(f"Run {call.run_id} is over.")
+            journal = self._journal(transaction)
+            drafts: list[Draft] = []
+            if self._attempt > 1:
+                drafts += await self._void_lost_attempt(journal)
+            if run.status == RunStatus.QUEUED:
+                drafts += [Draft(RunStarted()), Draft(SessionRunning())]
+            elif call.resumed and run.status == RunStatus.PAUSED:
+                drafts += [Draft(RunResumed()), Draft(SessionRunning())]
+            drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
+            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"))
+            await journal.take_up(call.session_id, call.run_id)
+            config = await config_of(transaction.connection, run.agent_id, run.agent_version)
+            events = await read(transaction.connection, call.session_id, types=READ_TYPES, limit=1_000_000)
+        self._model = config.model.id
+        return config.model, self._request(config, events)
+
+    async def answer(
+        self, completion: Completion, texts: Sequence[Draft | None], duration_ms: int, first_token_ms: int | None
+    ) -> CompleteResult:
+        """Append the whole answer with its usage."""
+        drafts: list[Draft] = []
+        for block, text in zip(completion.content, texts, strict=True):
+            if text is not None:
+                drafts.append(text)
+            if isinstance(block, ToolUse):
+                use = Draft(AgentToolUse(name=block.name, input=block.input, malformed=block.malformed))
+                drafts.append(use)
+                if self._tools.waits_for(block.name) == "input":
+                    drafts.append(Draft(AgentQuestion(tool_use_id=use.id, question=_question(block.input))))
+        cost = self._cost(completion)
+        end = ModelRequestEnd(
+            model_request_start_id=self._start_id,
+            model_usage=completion.usage,
+            cost=cost_of(cost),
+            duration_ms=duration_ms,
+            time_to_first_token_ms=first_token_ms,
+            attempt=self._attempt,
+        )
+        drafts.append(Draft(end, private={"stop": completion.stop_reason}))
+        return self._result(await self._append(drafts, "answer"))
+
+    async def interrupted(self, partial: Sequence[Draft], usage: Usage, duration_ms: int) -> CompleteResult:
+        """Keep what had been written, marked interrupted."""
+        end = ModelRequestEnd(
+            model_request_start_id=self._start_id,
+            is_error=True,
+            model_usage=usage,
+            duration_ms=duration_ms,
+            attempt=self._attempt,
+            error=RunError(code="interrupted", message="Stopped on request.", retryable=False),
+        )
+        drafts = [*partial, Draft(end, private={"stop": "interrupted"})]
+        return self._result(await self._append(drafts, "answer"))
+
+    async def failed(self, error: ProviderError, duration_ms: int) -> ApplicationError:
+        """Write the failure; returns what to raise: Temporal retries it, or not, as the error says."""
+        end = ModelRequestEnd(
+            model_request_start_id=self._start_id,
+            is_error=True,
+            model_usage=Usage(),
+            duration_ms=duration_ms,
+            attempt=self._attempt,
+            error=RunError(code=error.code, message=error.message, retryable=error.retryable),
+        )
+        detail = ErrorDetail.model_validate({
+            "type": _SDK_ERROR.get(error.code, "model_request_failed_error"),
+            "message": error.message,
+            "code": error.code,
+            "retry_status": RetryStatus(type="retrying" if error.retryable else "terminal"),
+        })
+        drafts = [Draft(end), Draft(SessionError(error=detail))]
+        if error.retryable:
+            drafts.append(Draft(SessionRescheduled()))
+        await self._append(drafts, f"end{self._attempt}")
+        from_vendor = error.retry_after_seconds
+        return ApplicationError(
+            error.message,
+            type=error.code,
+            non_retryable=not error.retryable,
+            next_retry_delay=None if from_vendor is None else _delay(from_vendor),
+        )
+
+    async def _append(self, drafts: Sequence[Draft], name: str) -> list[Event]:
+        call = self._call
+        async with self._database.write() as transaction:
+            key = f"{call.call}/{name}"
+            return await self._journal(transaction).append(call.session_id, call.run_id, drafts, key=key)
+
+    async def _void_lost_attempt(self, journal: Journal) -> list[Draft]:
+        """Close the call that a dead worker left open, so that viewers drop the text it had begun."""
+        call, before = self._call, self._attempt - 1
+        started = await journal.written(call.session_id, f"{call.call}/start{before}")
+        if not started or await journal.written(call.session_id, f"{call.call}/end{before}"):
+            return []
+        end = ModelRequestEnd(
+            model_request_start_id=started[-1].id,
+            is_error=True,
+            model_usage=Usage(),
+            duration_ms=round((now() - started[-1].created_at).total_seconds() * 1000),
+            attempt=before,
+            error=_WORKER_LOST,
+        )
+        return [Draft(end)]
+
+    def _request(self, config: AgentConfig, events: Sequence[Event]) -> CompletionRequest:
+        allowed = [name for name in self._tools.names if config.allows(name, self._tools.is_builtin(name))]
+        return CompletionRequest(
+            model=config.model.name,
+            messages=fold(events),
+            system=config.system,
+            tools=self._tools.specs(allowed),
+            max_output_tokens=self._call.max_output_tokens,
+            options=config.model.options,
+            attempt=self._attempt,
+        )
+
+    def _result(self, events: Sequence[Event]) -> CompleteResult:
+        """The workflow's part of what was written: decisions, ids and counters."""
+        end = events[-1]
+        assert isinstance(end.payload, ModelRequestEnd)
+        stop: JsonValue = (end.private or {}).get("stop")
+        return CompleteResult.model_validate({
+            "stop": stop,
+            "tools": [self._tool_ref(e.id, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse)],
+            "output_tokens": end.payload.model_usage.output_tokens,
+            "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
+        })
+
+    def _tool_ref(self, id: str, name: str) -> ToolRef:
+        tool = self._tools.get(name)
+        timeout = ToolRef.model_fields["timeout_seconds"].default if tool is None else tool.timeout_seconds
+        return ToolRef.model_validate({
+            "id": id, "name": name, "timeout_seconds": timeout, "waits_for": self._tools.waits_for(name)
+        })
+
+    def _cost(self, completion: Completion) -> int | None:
+        provider = self._model.partition(":")[0]
+        config = self._providers.configs[provider]
+        return cost_nano_usd(config, completion.model, completion.usage)
+
+    def _key(self, name: str) -> str:
+        return f"{self._call.call}/{name}{self._attempt}"
+
+    @staticmethod
+    def _journal(transaction: Transaction) -> Journal:
+        return Journal(transaction.connection, transaction.appended)
+
+
+def _question(arguments: dict[str, JsonValue]) -> str:
+    asked = arguments.get("question")
+    return asked if isinstance(asked, str) else ""
+
+
+def _delay(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)

@@ -1,0 +1,132 @@
+"""What a run writes between its model and tool calls, and how it ends."""
+
+from collections.abc import Mapping
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from storage.starts import Route, run_start
+from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput
+from domain.errors import NotFound, RunFinished
+from domain.events import (
+    AgentToolResult,
+    EventPayload,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunPaused,
+    RunTerminated,
+    SessionIdle,
+    TextContent,
+    UserAnswer,
+    UserMessage,
+)
+from domain.runs import RunError, RunStatus, StopReason
+from storage.database import Database, Transaction
+from storage.journal import Draft, Journal, pending_input, read_one
+from storage.runs import Runs
+from storage.tables import RunRow
+
+
+class RecordActivities:
+    """Database only."""
+
+    def __init__(self, database: Database, routes: Mapping[str, Route]) -> None:
+        self._database = database
+        self._routes = routes
+
+    @activity.defn(name="records.pause")
+    async def pause(self, pause: PauseInput) -> None:
+        """Write that the run is paused. It stays its session's active turn."""
+        stop = StopReason(type=pause.limit or "interrupted")
+        drafts = [
+            Draft(RunPaused(stop_reason=StopReason(type=pause.limit) if pause.limit else None)),
+            Draft(SessionIdle(stop_reason=stop)),
+        ]
+        async with self._database.write() as transaction:
+            try:
+                await _journal(transaction).append(pause.session_id, pause.run_id, drafts, key=pause.key)
+            except RunFinished as error:
+                raise _over(error) from error
+
+    @activity.defn(name="records.answer")
+    async def answer(self, answer: AnswerInput) -> None:
+        """Give a waiting tool use the answer as its result; text without a tool use becomes a message."""
+        async with self._database.write() as transaction:
+            journal = _journal(transaction)
+            content = await self._content(transaction, answer)
+            drafts: list[Draft] = []
+            changes: dict[str, object] = {}
+            if answer.event_id is None and answer.tool_use_id is not None:
+                drafts.append(Draft(UserAnswer(tool_use_id=answer.tool_use_id, content=content)))
+            if answer.tool_use_id is None:
+                drafts.append(Draft(UserMessage(content=content), queued=True))
+            else:
+                drafts.append(Draft(AgentToolResult(tool_use_id=answer.tool_use_id, content=content)))
+                changes = {"status": RunStatus.RUNNING, "waiting_for": None}
+            try:
+                await journal.append(answer.session_id, answer.run_id, drafts, key=answer.key, run_changes=changes)
+            except RunFinished as error:
+                raise _over(error) from error
+
+    @activity.defn(name="records.finish")
+    async def finish(self, outcome: FinishInput) -> FinishResult:
+        """End the run: last event, row, and the session handed to the next queued turn, in one transaction.
+
+        Answers `finished: false` and writes nothing when a completed run has input that it has not read yet.
+        """
+        async with self._database.write() as transaction:
+            return await finish(transaction, outcome, self._routes)
+
+    async def _content(self, transaction: Transaction, answer: AnswerInput) -> tuple[TextContent, ...]:
+        if answer.event_id is None:
+            return (TextContent(text=answer.text or ""),)
+        try:
+            event = await read_one(transaction.connection, answer.session_id, answer.event_id)
+        except NotFound as error:
+            raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
+        assert isinstance(event.payload, UserAnswer | UserMessage)
+        return event.payload.content
+
+
+async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping[str, Route]) -> FinishResult:
+    """See RecordActivities.finish; the sweeper ends runs that way too. Ending an ended run changes nothing."""
+    runs = Runs(transaction.connection)
+    # The lock comes first: input that commits before it is seen here, input after it finds the run over.
+    run = await runs.get(outcome.run_id, lock=True)
+    if not RunStatus(run.status).over:
+        if outcome.status == "completed" and outcome.stop_type == "end_turn":
+            if await pending_input(transaction.connection, outcome.session_id, outcome.run_id):
+                return FinishResult(finished=False)
+        drafts = [Draft(_last_event(outcome, run)), Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type)))]
+        key = f"{outcome.run_id}.{outcome.attempt}/finish"
+        await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
+    following = await runs.advance(outcome.session_id, outcome.run_id)
+    if following is None:
+        active = await runs.active_after(outcome.session_id, outcome.run_id)
+        return FinishResult(finished=True, next_run=None if active is None else run_start(active, routes))
+    return FinishResult(finished=True, next_run=run_start(following, routes))
+
+
+def _last_event(outcome: FinishInput, run: RunRow) -> EventPayload:
+    stop = StopReason(type=outcome.stop_type)
+    match outcome.status:
+        case "completed":
+            return RunCompleted(stop_reason=stop)
+        case "cancelled":
+            return RunCancelled(reason=outcome.reason or run.stop_note)
+        case "terminated":
+            return RunTerminated(reason=outcome.reason or run.stop_note)
+        case "failed":
+            error = RunError(
+                code=outcome.error_code or "internal", message=outcome.error_message or "", retryable=outcome.retryable
+            )
+            return RunFailed(stop_reason=stop, error=error)
+
+
+def _journal(transaction: Transaction) -> Journal:
+    return Journal(transaction.connection, transaction.appended)
+
+
+def _over(error: RunFinished) -> ApplicationError:
+    return ApplicationError(error.message, type=error.code, non_retryable=True)

@@ -1,0 +1,90 @@
+"""One tool call: runs the tool and appends its result. What a tool's repetition means is kept here."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.heartbeat import heartbeating
+from domain.commands import ToolInput
+from domain.errors import NotFound, RunFinished
+from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
+from domain.runs import RunStatus
+from domain.tools import Effect, ToolContext
+from storage.database import Database
+from storage.journal import Draft, Journal, read_one
+from storage.runs import Runs
+from tools.registry import ToolOutcome, Tools
+
+UNKNOWN_OUTCOME = (
+    "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
+    "started again. Find out before you repeat it."
+)
+
+
+class ToolActivities:
+    """Tool calls. `files` holds a directory per workspace and session, the only one a tool may touch."""
+
+    def __init__(self, database: Database, tools: Tools, files: Path) -> None:
+        self._database = database
+        self._tools = tools
+        self._files = files
+
+    @activity.defn(name="tools.run")
+    async def run(self, call: ToolInput) -> None:
+        """Run one tool use and append its result. Whatever the tool does, the run does not fail by it."""
+        try:
+            async with heartbeating():
+                await self._run(call)
+        except (RunFinished, NotFound) as error:
+            raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
+
+    async def _run(self, call: ToolInput) -> None:
+        prefix = f"{call.run_id}/{call.tool_use_id}"
+        async with self._database.write() as transaction:
+            journal = Journal(transaction.connection, transaction.appended)
+            if activity.info().attempt > 1 and await journal.written(call.session_id, f"{prefix}/result"):
+                return
+            run = await Runs(transaction.connection).get(call.run_id)
+            if RunStatus(run.status).over:
+                raise RunFinished(f"Run {call.run_id} is over.")
+            use = await read_one(transaction.connection, call.session_id, call.tool_use_id)
+            assert isinstance(use.payload, AgentToolUse)
+            tool = self._tools.get(use.payload.name)
+            lost = False
+            if tool is not None and tool.effect is Effect.ONCE:
+                lost = bool(await journal.written(call.session_id, f"{prefix}/started"))
+                started = [Draft(AgentToolStarted(tool_use_id=use.id))]
+                await journal.append(call.session_id, call.run_id, started, key=f"{prefix}/started")
+        began = time.monotonic()
+        context = ToolContext(
+            workspace_id=run.workspace_id,
+            session_id=call.session_id,
+            run_id=call.run_id,
+            tool_use_id=use.id,
+            directory=self._files / run.workspace_id / call.session_id,
+        )
+        if lost:
+            outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
+        else:
+            try:
+                outcome = await self._tools.run(use.payload.name, use.payload.input, use.payload.malformed, context)
+            except asyncio.CancelledError:
+                details = activity.cancellation_details()
+                if details is None or not details.cancel_requested:
+                    raise
+                outcome = ToolOutcome("Cancelled before it was done.", is_error=True)
+        result = AgentToolResult(
+            tool_use_id=use.id,
+            content=(TextContent(text=outcome.content),),
+            is_error=outcome.is_error,
+            duration_ms=round((time.monotonic() - began) * 1000),
+        )
+        await asyncio.shield(self._append(call, result, f"{prefix}/result"))
+
+    async def _append(self, call: ToolInput, result: AgentToolResult, key: str) -> None:
+        async with self._database.write() as transaction:
+            journal = Journal(transaction.connection, transaction.appended)
+            await journal.append(call.session_id, call.run_id, [Draft(result)], key=key)

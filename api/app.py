@@ -1,0 +1,77 @@
+"""The HTTP application: middleware, routes, and what they share."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import errors
+from api.routes import agents, catalog, events, health, keys, runs, sessions, streams
+from api.services.catalog import Catalog
+from api.services.runs import RunService
+from api.state import Service
+from api.tail import Tails
+from domain.ids import new_id
+from live.memory import LiveBus
+from providers.registry import Providers
+from storage.database import Database
+from storage.starts import Route
+from tools.registry import Tools
+from workflows.client import RunClient
+
+DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
+
+
+class RequestId:
+    """Gives every answer a `Request-Id`. Plain ASGI: a wrapper that buffers would hold back streams."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Request-Id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, with_id)
+
+
+def create_app(
+    *,
+    database: Database,
+    live: LiveBus,
+    client: RunClient,
+    providers: Providers,
+    tools: Tools,
+    routes: Mapping[str, Route],
+    temporal_ui: str | None,
+    poll_seconds: float,
+) -> FastAPI:
+    """`poll_seconds`: how often streams look at the log when nothing wakes them; short where other processes write."""
+    release = version("perdure")
+    app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None)
+    app.state.database = database
+    app.state.service = Service(
+        database=database,
+        live=live,
+        client=client,
+        runs=RunService(client, live, routes),
+        catalog=Catalog(providers, tools),
+        tails=Tails(database, live, poll_seconds),
+        temporal_ui=temporal_ui,
+        version=release,
+    )
+    app.add_middleware(RequestId)
+    errors.install(app)
+    for module in (health, agents, streams, sessions, events, runs, catalog, keys):
+        app.include_router(module.router)
+    return app

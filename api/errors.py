@@ -1,0 +1,146 @@
+"""From errors to HTTP: problem details (RFC 9457), or the shape that the `anthropic` package reads."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from domain.errors import BadRequest, Invalid, PerdureError, Pointer, Unavailable
+
+log = logging.getLogger(__name__)
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    503: "overloaded_error",
+}
+RETRY_AFTER_SECONDS = "2"
+
+
+class Problem(BaseModel):
+    """What every error answers."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    retryable: bool
+    errors: list[Pointer] | None = None
+
+
+_STATUSES = {
+    400: "A cursor, header or JSON that cannot be read",
+    401: "No key, or a wrong one",
+    403: "The key lacks a scope",
+    404: "No such thing in this workspace",
+    409: "Not in this state",
+    413: "The body is over 10 MB",
+    422: "The request cannot be used; `errors` says where",
+    503: "A part that the answer needs is not reachable",
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
+    for status, text in _STATUSES.items()
+}
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(PerdureError, _perdure)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(PoolTimeout, _database)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def answer(request: Request, error: PerdureError) -> JSONResponse:
+    """The response for an error of ours."""
+    faults = list(error.faults) if isinstance(error, Invalid) else []
+    request_id = getattr(request.state, "request_id", "")
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if "anthropic-version" in request.headers:
+        kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+        body: dict[str, Any] = {
+            "type": "error",
+            "error": {"type": kind, "message": error.message},
+            "request_id": request_id,
+        }
+        return JSONResponse(body, error.status, headers)
+    problem = Problem(
+        type=f"urn:perdure:{error.code}",
+        title=error.title,
+        status=error.status,
+        detail=error.message,
+        instance=request.url.path,
+        code=error.code,
+        request_id=request_id,
+        retryable=error.retryable,
+        errors=faults or None,
+    )
+    content = problem.model_dump(exclude_none=True)
+    return JSONResponse(content, error.status, headers, media_type="application/problem+json")
+
+
+async def _perdure(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PerdureError)
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("%s: %s", error.code, error.message)
+    return answer(request, error)
+
+
+async def _validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [_fault(fault) for fault in error.errors()]
+    if any(fault["type"] == "json_invalid" for fault in error.errors()):
+        return answer(request, BadRequest("The body is not JSON."))
+    first = f"{faults[0].pointer}: {faults[0].detail}" if faults else "The request cannot be used."
+    return answer(request, Invalid(first, *faults))
+
+
+def _fault(fault: Any) -> Pointer:
+    place, *rest = [str(part) for part in fault["loc"]] or [""]
+    pointer = "/" + "/".join(rest) if place == "body" else "/".join((place, *rest))
+    return Pointer(pointer=pointer, detail=str(fault["msg"]))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+
+    class Other(PerdureError):
+        code = status.phrase.lower().replace(" ", "_")
+        title = status.phrase
+
+    Other.status = error.status_code
+    response = answer(request, Other(str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _database(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, OperationalError | PoolTimeout):
+        log.warning("the database did not answer: %s", error)
+        return answer(request, Unavailable("The database cannot be used now; nothing was changed. Try again."))
+    return await _unexpected(request, error)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("unexpected error on %s", request.url.path, exc_info=error)
+    return answer(request, PerdureError("An unexpected error; the log has it under this request id."))

@@ -1,0 +1,43 @@
+"""Lists: what they take and what they answer."""
+
+import base64
+import binascii
+from typing import Annotated, Generic, Literal, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel
+
+from domain.errors import MalformedCursor
+
+T = TypeVar("T")
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page")]
+EventLimit = Annotated[int, Query(ge=1, le=1000, description="Events on a page")]
+Cursor = Annotated[str | None, Query(description="`next_page` of the page before", max_length=500)]
+Order = Annotated[Literal["asc", "desc"], Query(description="By time")]
+
+
+class List(BaseModel, Generic[T]):
+    data: list[T]
+    next_page: str | None
+    has_more: bool
+
+    @classmethod
+    def of(cls, data: list[T], next_page: str | None) -> "List[T]":
+        return cls(data=data, next_page=next_page, has_more=next_page is not None)
+
+
+def seq_cursor(seq: int) -> str:
+    """An opaque cursor for a place in an event log."""
+    return base64.urlsafe_b64encode(f"s{seq}".encode()).decode().rstrip("=")
+
+
+def seq_of(cursor: str) -> int:
+    """Raises MalformedCursor."""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        if not text.startswith("s") or not text[1:].isascii() or not text[1:].isdigit() or len(text) > 18:
+            raise ValueError
+        return int(text[1:])
+    except (ValueError, binascii.Error) as error:
+        raise MalformedCursor("`page` is not a cursor of this list: send back `next_page` as it was given.") from error

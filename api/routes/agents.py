@@ -1,0 +1,137 @@
+"""/v1/agents"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.auth import AgentsRead, AgentsWrite
+from api.errors import PROBLEMS
+from api.pages import Cursor, Limit, List, Order
+from api.state import TheService
+from api.transaction import TransactionalRoute, UnitOfWork
+from api.wire import Agent
+from domain.agents import AgentConfig, AgentTool, Limits, ModelConfig
+from storage.agents import Agents
+
+router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=TransactionalRoute, responses=PROBLEMS)
+
+Version = Annotated[int, Field(ge=1, le=2_000_000_000, strict=True)]
+
+
+class AgentCreate(AgentConfig):
+    """`model` is `provider:name` or an object with that `id`; a tool is its name or a toolset."""
+
+    mcp_servers: tuple[()] = ()
+    skills: tuple[()] = ()
+    multiagent: None = None
+
+    def config(self) -> AgentConfig:
+        return AgentConfig.model_validate(self.model_dump(exclude={"mcp_servers", "skills", "multiagent"}))
+
+
+class AgentUpdate(BaseModel):
+    """Members left out stay as they are; a null `description` or `system` clears it; a null metadata value removes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Version | None = None
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    description: str | None = None
+    model: str | ModelConfig | None = None
+    system: str | None = None
+    tools: tuple[str | AgentTool, ...] | None = None
+    limits: Limits | None = None
+    metadata: dict[str, str | None] | None = None
+
+
+class Rollback(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: Version
+
+
+@router.post("", status_code=201)
+async def create_agent(
+    body: AgentCreate, caller: AgentsWrite, unit: UnitOfWork, service: TheService, response: Response
+) -> Agent:
+    """Store an agent, as version 1."""
+    config = body.config()
+    await service.catalog.check(config)
+    agent = await Agents(unit.connection, caller.workspace_id).create(config)
+    response.headers["Location"] = f"/v1/agents/{agent.id}"
+    return Agent.of(agent)
+
+
+@router.get("")
+async def list_agents(
+    caller: AgentsRead,
+    unit: UnitOfWork,
+    limit: Limit = 20,
+    page: Cursor = None,
+    order: Order = "desc",
+    include_archived: bool = False,
+    name: str | None = None,
+) -> List[Agent]:
+    """Stored agents, the newest first; `name` finds those of exactly that name."""
+    agents = Agents(unit.connection, caller.workspace_id)
+    found = await agents.find(
+        limit=limit, cursor=page, descending=order == "desc", include_archived=include_archived, name=name
+    )
+    return List.of([Agent.of(await agents.get(row.id)) for row in found.rows], found.next_page)
+
+
+@router.get("/{agent_id}")
+async def get_agent(agent_id: str, caller: AgentsRead, unit: UnitOfWork) -> Agent:
+    """The newest version."""
+    return Agent.of(await Agents(unit.connection, caller.workspace_id).get(agent_id))
+
+
+@router.post("/{agent_id}")
+async def update_agent(
+    agent_id: str, body: AgentUpdate, caller: AgentsWrite, unit: UnitOfWork, service: TheService
+) -> Agent:
+    """Write the next version. With `version`, only if that is still the newest: else 409 `version_conflict`."""
+    agents = Agents(unit.connection, caller.workspace_id)
+    newest = await agents.get(agent_id)
+    config = AgentConfig.model_validate(_merged(newest.config, body))
+    await service.catalog.check(config)
+    return Agent.of(await agents.update(agent_id, body.version or newest.version, config))
+
+
+@router.post("/{agent_id}/archive")
+async def archive_agent(agent_id: str, caller: AgentsWrite, unit: UnitOfWork) -> Agent:
+    """Start nothing new with it; what runs goes on. For good."""
+    return Agent.of(await Agents(unit.connection, caller.workspace_id).archive(agent_id))
+
+
+@router.get("/{agent_id}/versions")
+async def list_versions(agent_id: str, caller: AgentsRead, unit: UnitOfWork) -> List[Agent]:
+    """Every version, the newest first."""
+    versions = await Agents(unit.connection, caller.workspace_id).versions(agent_id)
+    return List.of([Agent.of(version) for version in versions], None)
+
+
+@router.get("/{agent_id}/versions/{version}")
+async def get_version(agent_id: str, version: int, caller: AgentsRead, unit: UnitOfWork) -> Agent:
+    return Agent.of(await Agents(unit.connection, caller.workspace_id).get(agent_id, min(version, 2_000_000_000)))
+
+
+@router.post("/{agent_id}/rollback")
+async def roll_back(agent_id: str, body: Rollback, caller: AgentsWrite, unit: UnitOfWork) -> Agent:
+    """Write a new version that says what an old one said."""
+    agents = Agents(unit.connection, caller.workspace_id)
+    newest, old = await agents.get(agent_id), await agents.get(agent_id, body.version)
+    return Agent.of(await agents.update(agent_id, newest.version, old.config))
+
+
+def _merged(config: AgentConfig, body: AgentUpdate) -> dict[str, Any]:
+    given = body.model_dump(exclude_unset=True, exclude={"version", "metadata"})
+    merged = {**config.model_dump(), **{name: value for name, value in given.items() if name in _CLEARABLE or value is not None}}
+    if body.metadata is not None:
+        both = {**config.metadata, **body.metadata}
+        merged["metadata"] = {key: value for key, value in both.items() if value is not None}
+    return merged
+
+
+_CLEARABLE = frozenset({"description", "system"})

@@ -1,0 +1,201 @@
+"""/v1/sessions"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.auth import SessionsRead, SessionsWrite
+from api.content import Content, content_of
+from api.errors import PROBLEMS
+from api.pages import Cursor, Limit, List, Order
+from api.services.runs import NewRun
+from api.state import TheService
+from api.transaction import TransactionalRoute, Unit, UnitOfWork
+from api.wire import Session, run_of
+from domain.agents import AgentConfig, AgentVersion, Metadata
+from domain.clock import now
+from domain.errors import Conflict
+from domain.events import SessionUpdated
+from domain.runs import Run
+from storage.agents import Agents
+from storage.journal import Draft
+from storage.runs import Runs
+from storage.sessions import SessionFilter, Sessions
+from storage.tables import SessionRow
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=TransactionalRoute, responses=PROBLEMS)
+
+Title = Annotated[str, Field(max_length=500)]
+
+
+class AgentPin(BaseModel):
+    """An agent at a version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["agent"] | None = None
+    id: str
+    version: Annotated[int, Field(ge=1, le=2_000_000_000, strict=True)] | None = None
+
+
+AgentChoice = str | AgentPin | AgentConfig
+
+
+async def choose_agent(unit: Unit, service: TheService, choice: AgentChoice) -> AgentVersion:
+    """By id or name, at a version, or defined on the spot. Raises NotFound, Archived, Invalid."""
+    agents = Agents(unit.connection, unit.caller.workspace_id)
+    if isinstance(choice, str):
+        return await agents.resolve(choice)
+    if isinstance(choice, AgentPin):
+        return await agents.resolve(choice.id, choice.version)
+    await service.catalog.check(choice)
+    return await agents.create(choice, inline=True)
+
+
+class SessionCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    agent: AgentChoice
+    environment_id: Annotated[str, Field(min_length=1, max_length=100)] = "env_default"
+    title: Title | None = None
+    metadata: Metadata = {}
+    on_busy: Literal["queue", "reject"] = "queue"
+    resources: tuple[()] = ()
+    vault_ids: tuple[()] = ()
+
+
+class SessionUpdate(BaseModel):
+    """Members left out stay; a null `title` clears it; a null metadata value removes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Title | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)] | None], Field(max_length=16)] | None = None
+    on_busy: Literal["queue", "reject"] | None = None
+
+
+class MessageCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    content: Content
+    on_busy: Literal["queue", "reject"] | None = None
+    client_event_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
+class MessageAccepted(BaseModel):
+    event: dict[str, object]
+    run: Run
+
+
+class SessionDeleted(BaseModel):
+    id: str
+    type: Literal["session_deleted"] = "session_deleted"
+
+
+async def _session(unit: Unit, row: SessionRow) -> Session:
+    agent = await Agents(unit.connection, unit.caller.workspace_id).get(row.agent_id, row.agent_version)
+    return Session.of(row, agent, await Runs(unit.connection).queue_length(row.id))
+
+
+@router.post("", status_code=201)
+async def create_session(
+    body: SessionCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService, response: Response
+) -> Session:
+    """Begin a conversation. It keeps the agent's version that is the newest now, or the one that is named."""
+    agent = await choose_agent(unit, service, body.agent)
+    row = await Sessions(unit.connection, caller.workspace_id).create(
+        agent.id,
+        agent.version,
+        title=body.title,
+        metadata=body.metadata,
+        on_busy=body.on_busy,
+        environment_id=body.environment_id,
+    )
+    response.headers["Location"] = f"/v1/sessions/{row.id}"
+    response.headers["Content-Location"] = f"/v1/sessions/{row.id}/events/stream"
+    return await _session(unit, row)
+
+
+@router.get("")
+async def list_sessions(
+    caller: SessionsRead,
+    unit: UnitOfWork,
+    limit: Limit = 20,
+    page: Cursor = None,
+    order: Order = "desc",
+    agent_id: str | None = None,
+    agent_version: Annotated[int | None, Query(ge=1, le=2_000_000_000)] = None,
+    statuses: Annotated[list[Literal["rescheduling", "running", "idle", "terminated"]] | None, Query()] = None,
+    created_after: Annotated[datetime | None, Query(alias="created_at[gt]")] = None,
+    created_before: Annotated[datetime | None, Query(alias="created_at[lt]")] = None,
+    include_archived: bool = False,
+) -> List[Session]:
+    """Sessions, the newest first."""
+    wanted = SessionFilter(agent_id, agent_version, statuses or (), _aware(created_after), _aware(created_before), include_archived)
+    sessions = Sessions(unit.connection, caller.workspace_id)
+    found = await sessions.find(wanted, limit=limit, cursor=page, descending=order == "desc")
+    return List.of([await _session(unit, row) for row in found.rows], found.next_page)
+
+
+@router.get("/{session_id}")
+async def get_session(session_id: str, caller: SessionsRead, unit: UnitOfWork) -> Session:
+    return await _session(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
+
+
+@router.post("/{session_id}")
+async def update_session(session_id: str, body: SessionUpdate, caller: SessionsWrite, unit: UnitOfWork) -> Session:
+    """Rename it, change its metadata or what a message to the busy session does."""
+    sessions = Sessions(unit.connection, caller.workspace_id)
+    row = await sessions.get(session_id, lock=True)
+    if "title" in body.model_fields_set:
+        row.title = body.title
+    if body.metadata is not None:
+        both = {**row.meta, **body.metadata}
+        row.meta = {key: value for key, value in both.items() if value is not None}
+    await sessions.change(session_id, title=row.title, meta=row.meta, on_busy=body.on_busy or row.on_busy)
+    await unit.journal.append(session_id, None, [Draft(SessionUpdated(title=row.title, metadata=row.meta))])
+    return await _session(unit, await sessions.get(session_id))
+
+
+@router.post("/{session_id}/archive")
+async def archive_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork) -> Session:
+    """Keep it to be read; it takes no more messages. 409 while a turn runs."""
+    sessions = Sessions(unit.connection, caller.workspace_id)
+    row = await sessions.get(session_id, lock=True)
+    _refuse_active(row)
+    if row.archived_at is None:
+        await sessions.change(session_id, archived_at=now())
+    return await _session(unit, await sessions.get(session_id))
+
+
+@router.delete("/{session_id}")
+async def delete_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork) -> SessionDeleted:
+    """Delete it with its runs and events. 409 while a turn runs."""
+    sessions = Sessions(unit.connection, caller.workspace_id)
+    _refuse_active(await sessions.get(session_id, lock=True))
+    await sessions.delete(session_id)
+    return SessionDeleted(id=session_id)
+
+
+@router.post("/{session_id}/messages", status_code=201)
+async def send_message(
+    session_id: str, body: MessageCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService, response: Response
+) -> MessageAccepted:
+    """Send a message; answers at once with the run that will handle it."""
+    new = NewRun(content_of(body.content), on_busy=body.on_busy, client_event_id=body.client_event_id)
+    event, row = await service.runs.submit(unit, session_id, new)
+    response.headers["Location"] = f"/v1/runs/{row.id}"
+    response.headers["Content-Location"] = f"/v1/runs/{row.id}/events/stream"
+    return MessageAccepted(event=event.wire(), run=run_of(row, service.temporal_ui))
+
+
+def _refuse_active(row: SessionRow) -> None:
+    if row.active_run_id is not None:
+        raise Conflict(f"Run {row.active_run_id} is still active: cancel it first.")
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    """A time without a zone is taken as UTC."""
+    return moment.replace(tzinfo=now().tzinfo) if moment is not None and moment.tzinfo is None else moment

@@ -1,0 +1,104 @@
+"""The streams, and the wait: requests that last, and so must hold no database connection."""
+
+import asyncio
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from sse_starlette import EventSourceResponse
+
+from api.auth import RunsRead, SessionsRead, authenticate
+from api.errors import PROBLEMS
+from api.routes.events import Types
+from api.sse import start_of, stream, viewer
+from api.state import Service, TheService
+from api.tail import Viewer
+from api.wire import run_of
+from domain.keys import Principal
+from domain.runs import Run, RunStatus
+from storage.journal import last_of_type
+from storage.runs import Runs
+from storage.sessions import Sessions
+from storage.tables import RunRow
+
+
+async def _authenticated(request: Request, service: TheService) -> Principal:
+    async with service.database.read() as connection:
+        return await authenticate(request, connection)
+
+
+
+_SSE: dict[int | str, dict[str, Any]] = {**PROBLEMS, 200: {"content": {"text/event-stream": {}}, "description": "Events"}}
+router = APIRouter(tags=["streams"], dependencies=[Depends(_authenticated)])
+
+After = Annotated[int | None, Query(ge=0, description="Begin behind this seq; 0 is everything")]
+Deltas = Annotated[list[str] | None, Query(alias="event_deltas[]", description="Event types to preview")]
+DeltasPlain = Annotated[list[str] | None, Query(alias="event_deltas", include_in_schema=False)]
+
+
+@router.get("/v1/sessions/{session_id}/events/stream", response_class=EventSourceResponse, responses=_SSE)
+async def stream_session(
+    request: Request,
+    session_id: str,
+    caller: SessionsRead,
+    service: TheService,
+    after: After = None,
+    types: Types = None,
+    deltas: Deltas = None,
+    deltas_plain: DeltasPlain = None,
+) -> EventSourceResponse:
+    """Follow a session. Begins at `Last-Event-ID`, else behind `after`, else with what comes now."""
+    async with service.database.read() as connection:
+        last_seq = (await Sessions(connection, caller.workspace_id).get(session_id)).last_seq
+    start = start_of(request, after, last_seq, default=last_seq)
+    wanted = viewer(request, start, run_id=None, types=types, deltas=deltas if deltas is not None else deltas_plain)
+    return stream(request, service.tails, session_id, wanted, last_seq)
+
+
+@router.get("/v1/runs/{run_id}/events/stream", response_class=EventSourceResponse, responses=_SSE)
+async def stream_run(
+    request: Request,
+    run_id: str,
+    caller: RunsRead,
+    service: TheService,
+    after: After = None,
+    types: Types = None,
+    deltas: Deltas = None,
+    deltas_plain: DeltasPlain = None,
+) -> EventSourceResponse:
+    """Follow a run from its first event, or from `Last-Event-ID` or `after`, to its last; then `event: done`."""
+    row, last_seq, queued = await _look(service, caller, run_id)
+    start = start_of(request, after, last_seq, default=0)
+    wanted = viewer(request, start, run_id=run_id, types=types, deltas=deltas if deltas is not None else deltas_plain)
+    return stream(request, service.tails, row.session_id, wanted, last_seq, ends_after=queued)
+
+
+@router.get("/v1/runs/{run_id}/wait", responses=PROBLEMS)
+async def wait_for_run(
+    run_id: str,
+    caller: RunsRead,
+    service: TheService,
+    timeout_seconds: Annotated[float, Query(ge=0, le=300)] = 30,
+) -> Run:
+    """Answer when the run is over, or as it is when the time is up."""
+    row, last_seq, queued = await _look(service, caller, run_id)
+    if not RunStatus(row.status).over:
+        over = frozenset({"run.completed", "run.failed", "run.cancelled", "run.terminated"})
+        waiting = Viewer(after=queued, run_id=run_id, types=over, previews=frozenset())
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                async with aclosing(service.tails.follow(row.session_id, waiting, last_seq)) as frames:  # type: ignore[type-var]
+                    await anext(frames)
+        except TimeoutError:
+            pass
+        row, _, _ = await _look(service, caller, run_id)
+    return run_of(row, service.temporal_ui)
+
+
+async def _look(service: Service, caller: Principal, run_id: str) -> tuple[RunRow, int, int]:
+    """The run, its log's end, and the seq at which its newest attempt was queued."""
+    async with service.database.read() as connection:
+        row = await Runs(connection).get(run_id, caller.workspace_id)
+        session = await Sessions(connection, caller.workspace_id).get(row.session_id)
+        queued = await last_of_type(connection, row.session_id, run_id, "run.queued")
+    return row, session.last_seq, queued

@@ -1,0 +1,204 @@
+"""Where a row and a workflow meet: starting runs, and commanding them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from storage.starts import Route, run_start
+from api.transaction import Unit
+from domain.agents import Limits
+from domain.clock import now
+from domain.errors import Archived, Conflict, RunFinished, SessionBusy
+from domain.events import (
+    AgentQuestion,
+    AgentToolResult,
+    Event,
+    RunCancelled,
+    RunQueued,
+    RunTerminated,
+    TextContent,
+    UserAnswer,
+    UserMessage,
+)
+from domain.ids import new_id
+from domain.runs import RunStatus
+from live.memory import LiveBus
+from storage.agents import config_of
+from storage.journal import Draft, read
+from storage.rows import add
+from storage.runs import Runs
+from storage.sessions import Sessions
+from storage.tables import RunRow, SessionRow
+from workflows.client import RunClient
+
+Content = tuple[TextContent, ...]
+
+
+@dataclass(frozen=True)
+class NewRun:
+    content: Content
+    kind: Literal["turn", "task"] = "turn"
+    limits: Limits | None = None
+    """None: the agent's own."""
+    metadata: Mapping[str, str] | None = None
+    on_busy: Literal["queue", "reject"] | None = None
+    """None: the session's own."""
+    client_event_id: str | None = None
+
+
+class RunService:
+    """Every command commits first and is delivered to Temporal afterwards; see `api.transaction`."""
+
+    def __init__(self, client: RunClient, live: LiveBus, routes: Mapping[str, Route]) -> None:
+        self._client = client
+        self._live = live
+        self._routes = routes
+
+    async def submit(self, unit: Unit, session_id: str, new: NewRun) -> tuple[Event, RunRow]:
+        """Append a message and the run that will handle it: at once when the session is idle, else in its turn.
+
+        Raises NotFound, Archived, SessionBusy.
+        """
+        session = await Sessions(unit.connection, unit.caller.workspace_id).get(session_id, lock=True)
+        runs = Runs(unit.connection)
+        key = None if new.client_event_id is None else f"client/{new.client_event_id}"
+        if key is not None and (before := await unit.journal.written(session.id, key)):
+            assert before[0].run_id is not None
+            return before[0], await runs.get(before[0].run_id)
+        if session.archived_at is not None:
+            raise Archived(f"Session {session.id} is archived and takes no messages.")
+        if session.active_run_id is not None and (new.on_busy or session.on_busy) == "reject":
+            raise SessionBusy(f"Run {session.active_run_id} is still running in this session.")
+        row = await self._row(unit, session, new)
+        await add(unit.connection, row)
+        message = UserMessage(content=new.content, client_event_id=new.client_event_id)
+        drafts = [Draft(message, queued=True), Draft(RunQueued())]
+        events = await unit.journal.append(session.id, row.id, drafts, key=key)
+        await self._activate(unit, row)
+        return events[0], row
+
+    async def pause(self, unit: Unit, run_id: str, mode: Literal["step", "now"]) -> RunRow:
+        row = await self._live_run(unit, run_id)
+        if row.paused_at is None:
+            await Runs(unit.connection).change(run_id, pause_requested_at=now(), pause_mode=mode, resume_requested_at=None)
+
+            async def deliver() -> None:
+                if mode == "now":
+                    self._live.stop(run_id)
+                await self._client.pause(run_id, mode)
+
+            unit.deliveries.append(deliver)
+        return await Runs(unit.connection).get(run_id)
+
+    async def resume(self, unit: Unit, run_id: str) -> RunRow:
+        row = await self._live_run(unit, run_id)
+        changes = {"resume_requested_at": now()} if row.paused_at else {"pause_requested_at": None, "pause_mode": None}
+        await Runs(unit.connection).change(run_id, **changes)
+        unit.deliveries.append(lambda: self._client.resume(run_id))
+        return await Runs(unit.connection).get(run_id)
+
+    async def cancel(self, unit: Unit, run_id: str, reason: str | None) -> RunRow:
+        row = await self._live_run(unit, run_id)
+        if await self._drop_if_waiting(unit, row, RunCancelled(reason=reason)):
+            return await Runs(unit.connection).get(run_id)
+        if row.cancel_requested_at is None:
+            await Runs(unit.connection).change(run_id, cancel_requested_at=now(), stop_note=reason)
+
+        async def deliver() -> None:
+            self._live.stop(run_id)
+            await self._client.cancel(run_id)
+
+        unit.deliveries.append(deliver)
+        return await Runs(unit.connection).get(run_id)
+
+    async def terminate(self, unit: Unit, run_id: str, reason: str | None) -> RunRow:
+        row = await self._live_run(unit, run_id)
+        if await self._drop_if_waiting(unit, row, RunTerminated(reason=reason)):
+            return await Runs(unit.connection).get(run_id)
+        await Runs(unit.connection).change(run_id, terminate_requested_at=now(), stop_note=reason)
+
+        async def deliver() -> None:
+            await self._client.terminate(run_id, reason)
+            self._live.stop(run_id)
+
+        unit.deliveries.append(deliver)
+        return await Runs(unit.connection).get(run_id)
+
+    async def retry(self, unit: Unit, run_id: str) -> RunRow:
+        """Run a failed run again, from where its log stands. Raises Conflict when it did not fail or is not the newest."""
+        runs = Runs(unit.connection)
+        row = await runs.get(run_id, unit.caller.workspace_id, lock=True)
+        if row.status not in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TERMINATED):
+            raise Conflict(f"Run {run_id} is {row.status}: only a run that failed or was stopped can be retried.")
+        if await runs.newest_in(row.session_id) != run_id:
+            raise Conflict(f"The session has gone on after run {run_id}: send the message again instead.")
+        fresh = {
+            "pause_requested_at": None,
+            "paused_at": None,
+            "resume_requested_at": None,
+            "cancel_requested_at": None,
+            "terminate_requested_at": None,
+            "stop_note": None,
+        }
+        queued = [Draft(RunQueued(attempt=row.attempt + 1))]
+        await unit.journal.append(row.session_id, run_id, queued, run_changes=fresh)
+        row = await runs.get(run_id)
+        await self._activate(unit, row)
+        return row
+
+    async def input(self, unit: Unit, run_id: str, content: Content) -> RunRow:
+        """Answer the question the run waits with, or add a message that its next model call reads."""
+        row = await self._live_run(unit, run_id)
+        question = await self._open_question(unit, row) if row.status == RunStatus.WAITING else None
+        if question is None:
+            await unit.journal.append(row.session_id, run_id, [Draft(UserMessage(content=content), queued=True)])
+        else:
+            answer = UserAnswer(tool_use_id=question, content=content)
+            (event,) = await unit.journal.append(row.session_id, run_id, [Draft(answer)], key=f"answer/{question}")
+            unit.deliveries.append(lambda: self._client.input(run_id, event.id))
+        return await Runs(unit.connection).get(run_id)
+
+    async def _live_run(self, unit: Unit, run_id: str) -> RunRow:
+        row = await Runs(unit.connection).get(run_id, unit.caller.workspace_id, lock=True)
+        if RunStatus(row.status).over:
+            raise RunFinished(f"Run {run_id} is {row.status}.")
+        return row
+
+    async def _drop_if_waiting(self, unit: Unit, row: RunRow, payload: RunCancelled | RunTerminated) -> bool:
+        """End a turn that still waits behind another: no workflow knows of it."""
+        session = await Sessions(unit.connection, unit.caller.workspace_id).get(row.session_id)
+        if row.status != RunStatus.QUEUED or session.active_run_id == row.id:
+            return False
+        await unit.journal.append(row.session_id, row.id, [Draft(payload)])
+        return True
+
+    async def _open_question(self, unit: Unit, row: RunRow) -> str | None:
+        types = ("agent.question", "agent.tool_result", "user.answer")
+        events = await read(unit.connection, row.session_id, run_id=row.id, types=types, limit=100_000)
+        answered = {e.payload.tool_use_id for e in events if isinstance(e.payload, AgentToolResult | UserAnswer)}
+        asked = [e.payload.tool_use_id for e in events if isinstance(e.payload, AgentQuestion)]
+        return next((tool_use_id for tool_use_id in asked if tool_use_id not in answered), None)
+
+    async def _row(self, unit: Unit, session: SessionRow, new: NewRun) -> RunRow:
+        config = await config_of(unit.connection, session.agent_id, session.agent_version)
+        moment = now()
+        return RunRow(
+            id=new_id("run"),
+            workspace_id=unit.caller.workspace_id,
+            session_id=session.id,
+            kind=new.kind,
+            agent_id=session.agent_id,
+            agent_version=session.agent_version,
+            agent_name=config.name,
+            model=config.model.id,
+            status=RunStatus.QUEUED,
+            limits=(new.limits or config.limits).model_dump(mode="json"),
+            meta=dict(new.metadata or {}),
+            created_at=moment,
+            touched_at=moment,
+        )
+
+    async def _activate(self, unit: Unit, row: RunRow) -> None:
+        if await Runs(unit.connection).activate(row.session_id, row.id):
+            start = run_start(row, self._routes)
+            unit.deliveries.append(lambda: self._client.start(start))

@@ -1,0 +1,32 @@
+"""What the routes need of the process, as FastAPI dependencies."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.services.catalog import Catalog
+from api.services.runs import RunService
+from api.tail import Tails
+from live.memory import LiveBus
+from storage.database import Database
+from workflows.client import RunClient
+
+
+@dataclass(frozen=True)
+class Service:
+    database: Database
+    live: LiveBus
+    client: RunClient
+    runs: RunService
+    catalog: Catalog
+    tails: Tails
+    temporal_ui: str | None
+    version: str
+
+
+def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+TheService = Annotated[Service, Depends(_service)]

@@ -1,0 +1,183 @@
+"""One request, one transaction: who is calling, the Idempotency-Key, the commit, and only then Temporal."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from sqlalchemy import delete, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from api.auth import authenticate
+from domain.clock import now
+from domain.errors import BadRequest, IdempotencyKeyReused, Invalid, TooLarge, Unavailable
+from domain.keys import Principal
+from storage.database import Database, Transaction
+from storage.journal import Journal
+from storage.rows import add, fetch_one
+from storage.tables import IdempotencyRow
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 10 * 1024 * 1024
+KEPT = timedelta(hours=24)
+_MAX_KEY = 255
+_KEPT_HEADERS = ("location", "content-location", "content-type")
+
+Delivery = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class Unit:
+    """What a request may use: a connection, the caller, and a list of what to deliver once it is committed."""
+
+    connection: AsyncConnection
+    caller: Principal
+    transaction: Transaction | None = None
+    deliveries: list[Delivery] = field(default_factory=list[Delivery])
+
+    @property
+    def journal(self) -> Journal:
+        assert self.transaction is not None, "a GET appends nothing"
+        return Journal(self.connection, self.transaction.appended)
+
+
+def _unit(request: Request) -> Unit:
+    return request.state.unit
+
+
+UnitOfWork = Annotated[Unit, Depends(_unit)]
+
+
+class TransactionalRoute(APIRoute):
+    """GET reads; every other method runs in one writing transaction, the idempotency record included.
+
+    So a request repeated with its key finds either everything that the first one did, or nothing of it.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        route = self.path
+
+        async def within(request: Request) -> Response:
+            database: Database = request.app.state.database
+            # Before any lock is taken: a slow upload must not hold the writer.
+            body = await _body(request)
+            async with database.read() as connection:
+                caller = await authenticate(request, connection)
+                if request.method == "GET":
+                    request.state.unit = Unit(connection, caller)
+                    return await handle(request)
+            key = request.headers.get("idempotency-key") if request.method == "POST" else None
+            if key is not None and not 0 < len(key) <= _MAX_KEY:
+                raise BadRequest(f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
+            async with database.write() as transaction:
+                unit = request.state.unit = Unit(transaction.connection, caller, transaction)
+                if key is None:
+                    response = await handle(request)
+                else:
+                    path = f"{request.method} {request.url.path if '{' in route else route}"
+                    record = _Record(transaction.connection, database, caller.workspace_id, path, key, body)
+                    if before := await record.find():
+                        return before
+                    response = await handle(request)
+                    await record.keep(response)
+            for deliver in unit.deliveries:
+                await _deliver(deliver)
+            return response
+
+        return within
+
+
+async def _deliver(deliver: Delivery) -> None:
+    try:
+        await deliver()
+    except Unavailable as error:
+        # The row is committed: the sweeper delivers it when Temporal is back.
+        log.warning("accepted, but not delivered yet: %s", error.message)
+
+
+async def _body(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > MAX_BODY:
+        raise TooLarge("The body is over 10 MB.")
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY:
+            raise TooLarge("The body is over 10 MB.")
+        pieces.append(piece)
+    body = b"".join(pieces)
+    request._body = body  # pyright: ignore[reportPrivateUsage]  # Starlette's own cache, filled here under a limit
+    _check_text(body, request.scope["path"] + str(request.query_params))
+    return body
+
+
+def _check_text(body: bytes, address: str) -> None:
+    """Refuse what no database can store as text: NUL and half surrogates."""
+    if "\x00" in address:
+        raise Invalid("The address contains a NUL character.")
+    if b"\\u" not in body:
+        return
+    try:
+        decoded = json.dumps(json.loads(body), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return  # the framework says what is wrong with it
+    if "\\u0000" in decoded:
+        raise Invalid("The body contains a NUL character, which cannot be stored.")
+    try:
+        decoded.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid("The body contains half of a surrogate pair, which is not text.") from error
+
+
+@dataclass
+class _Record:
+    connection: AsyncConnection
+    database: Database
+    workspace_id: str
+    route: str
+    key: str
+    body: bytes
+
+    @property
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.body).hexdigest()
+
+    async def find(self) -> Response | None:
+        """The first answer under this key. Waits for a first request that is still running."""
+        if not self.database.is_sqlite:  # SQLite has one writer at a time anyway
+            lock = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+            await self.connection.execute(lock, {"name": f"{self.workspace_id}|{self.route}|{self.key}"})
+        await self.connection.execute(delete(IdempotencyRow).where(col(IdempotencyRow.created_at) < now() - KEPT))
+        statement = select(IdempotencyRow).where(
+            col(IdempotencyRow.workspace_id) == self.workspace_id,
+            col(IdempotencyRow.route) == self.route,
+            col(IdempotencyRow.key) == self.key,
+        )
+        row = await fetch_one(self.connection, IdempotencyRow, statement)
+        if row is None:
+            return None
+        if row.body_sha256 != self._sha256:
+            raise IdempotencyKeyReused("This Idempotency-Key was used with another body: take a fresh one.")
+        return Response(row.body, row.status, {**row.headers, "Idempotent-Replayed": "true"})
+
+    async def keep(self, response: Response) -> None:
+        row = IdempotencyRow(
+            workspace_id=self.workspace_id,
+            route=self.route,
+            key=self.key,
+            body_sha256=self._sha256,
+            status=response.status_code,
+            headers={name: value for name, value in response.headers.items() if name in _KEPT_HEADERS},
+            body=bytes(response.body).decode(),
+            created_at=now(),
+        )
+        await add(self.connection, row)

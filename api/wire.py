@@ -1,0 +1,203 @@
+"""Agents, sessions and runs as callers see them, and from rows to them."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, PlainSerializer
+
+from domain.agents import AgentVersion, Limits, Toolset
+from domain.clock import wire
+from domain.runs import AgentRef, Run, RunError, RunLinks, RunStatus, StopReason
+from domain.usage import Cost, Usage, cost_of
+from storage.tables import ApiKeyRow, RunRow, SessionRow, UsageColumns
+
+Time = Annotated[datetime, PlainSerializer(wire, return_type=str)]
+
+SERVICE_ACCOUNT = {"type": "service_account"}
+
+
+class Agent(BaseModel):
+    """Field names and defaults as in the `anthropic` package's BetaManagedAgentsAgent."""
+
+    type: Literal["agent"] = "agent"
+    id: str
+    name: str
+    description: str | None
+    model: dict[str, Any]
+    system: str | None
+    tools: list[dict[str, Any]]
+    mcp_servers: list[dict[str, Any]] = []
+    skills: list[dict[str, Any]] = []
+    multiagent: dict[str, Any] | None = None
+    execution_identity: dict[str, str] = SERVICE_ACCOUNT
+    limits: Limits
+    metadata: dict[str, str]
+    version: int
+    created_at: Time
+    updated_at: Time
+    archived_at: Time | None
+
+    @classmethod
+    def of(cls, agent: AgentVersion) -> "Agent":
+        config = agent.config
+        return cls(
+            id=agent.id,
+            name=config.name,
+            description=config.description,
+            model=config.model.model_dump(mode="json"),
+            system=config.system,
+            tools=[_toolset(t) if isinstance(t, Toolset) else t.model_dump(mode="json") for t in config.tools],
+            limits=config.limits,
+            metadata=config.metadata,
+            version=agent.version,
+            created_at=agent.created_at,
+            updated_at=agent.updated_at,
+            archived_at=agent.archived_at,
+        )
+
+
+def _toolset(toolset: Toolset) -> dict[str, Any]:
+    allow = {"permission_policy": {"type": "always_allow"}}
+    return {
+        "type": toolset.type,
+        "default_config": {"enabled": toolset.default_config.enabled, **allow},
+        "configs": [{"type": c.name, "name": c.name, "enabled": c.enabled, **allow} for c in toolset.configs],
+    }
+
+
+class SessionUsage(Usage):
+    active_seconds: float
+
+
+class Stats(BaseModel):
+    active_seconds: float
+    duration_seconds: float
+
+
+class LastMessage(BaseModel):
+    role: str
+    text: str
+    created_at: str
+
+
+class Session(BaseModel):
+    """The `anthropic` package's BetaManagedAgentsSession, and what Perdure adds."""
+
+    type: Literal["session"] = "session"
+    id: str
+    agent: Agent
+    status: Literal["idle", "running", "rescheduling", "terminated"]
+    title: str | None
+    environment_id: str
+    metadata: dict[str, str]
+    usage: SessionUsage
+    stats: Stats
+    resources: list[dict[str, Any]] = []
+    outcome_evaluations: list[dict[str, Any]] = []
+    vault_ids: list[str] = []
+    budget: dict[str, Any] | None = None
+    deployment_id: str | None = None
+    on_busy: Literal["queue", "reject"]
+    paused: bool = False
+    active_run_id: str | None
+    queue_length: int
+    message_count: int
+    last_message: LastMessage | None
+    cost: Cost | None
+    created_at: Time
+    updated_at: Time
+    archived_at: Time | None
+
+    @classmethod
+    def of(cls, row: SessionRow, agent: AgentVersion, queue_length: int) -> "Session":
+        usage = _usage(row)
+        return cls.model_validate({
+            "id": row.id,
+            "agent": Agent.of(agent),
+            "status": row.status,
+            "title": row.title,
+            "environment_id": row.environment_id,
+            "metadata": row.meta,
+            "usage": {**usage.model_dump(), "active_seconds": row.active_seconds},
+            "stats": {
+                "active_seconds": row.active_seconds,
+                "duration_seconds": (row.updated_at - row.created_at).total_seconds(),
+            },
+            "on_busy": row.on_busy,
+            "active_run_id": row.active_run_id,
+            "queue_length": queue_length,
+            "message_count": row.message_count,
+            "last_message": row.last_message,
+            "cost": cost_of(row.cost_nano_usd),
+            "created_at": row.created_at,
+            "updated_at": row.updated_at,
+            "archived_at": row.archived_at,
+        })
+
+
+class Key(BaseModel):
+    type: Literal["api_key"] = "api_key"
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: Time
+    revoked_at: Time | None
+    key: str | None = None
+    """Only in the answer that creates it."""
+
+    @classmethod
+    def of(cls, row: ApiKeyRow, key: str | None = None) -> "Key":
+        return cls(
+            id=row.id,
+            name=row.name,
+            prefix=row.prefix,
+            scopes=row.scopes,
+            created_at=row.created_at,
+            revoked_at=row.revoked_at,
+            key=key,
+        )
+
+
+def run_of(row: RunRow, temporal_ui: str | None) -> Run:
+    """`temporal_ui`: the address under which Temporal's Web UI shows workflows, if it is known."""
+    return Run.model_validate({
+        "id": row.id,
+        "kind": row.kind,
+        "session_id": row.session_id,
+        "agent": AgentRef(id=row.agent_id, version=row.agent_version, name=row.agent_name),
+        "status": RunStatus(row.status),
+        "waiting_for": row.waiting_for,
+        "stop_reason": StopReason.model_validate({"type": row.stop_type}) if row.stop_type else None,
+        "output": row.output,
+        "error": RunError.model_validate(row.error) if row.error else None,
+        "usage": _usage(row),
+        "cost": cost_of(row.cost_nano_usd),
+        "step_count": row.step_count,
+        "limits": Limits.model_validate(row.limits),
+        "attempt": row.attempt,
+        "parent_run_id": row.parent_run_id,
+        "metadata": row.meta,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+        "queue_seconds": (row.started_at - row.created_at).total_seconds() if row.started_at else None,
+        "pause_requested_at": row.pause_requested_at,
+        "paused_at": row.paused_at,
+        "cancel_requested_at": row.cancel_requested_at,
+        "workflow_id": row.id,
+        "links": RunLinks(
+            temporal=f"{temporal_ui}/workflows/{row.id}" if temporal_ui else None,
+            stream=f"/v1/runs/{row.id}/events/stream",
+        ),
+    })
+
+
+def _usage(row: UsageColumns) -> Usage:
+    return Usage(
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cache_read_input_tokens=row.cache_read_input_tokens,
+        cache_creation_input_tokens=row.cache_creation_input_tokens,
+        estimated=row.usage_estimated,
+    )

@@ -1,0 +1,259 @@
+"""`perdure up`, `api`, `worker` and `migrate`: composition roots of the service's processes."""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from temporalio.client import Client
+
+from api.app import create_app
+from commands.banner import banner
+from commands.bootstrap import bootstrap
+from commands.temporal_server import temporal_server
+from domain.errors import Invalid, PerdureError, Unavailable
+from settings import Settings, load_settings
+from storage.schema import migrate as migrate_schema
+from worker import Parts, connect, parts, working
+from workflows.client import RunClient
+
+log = logging.getLogger("perdure")
+
+EMBEDDED_POLL_SECONDS = 5.0
+"""In one process every append wakes the streams; this only repairs a lost wake-up."""
+SEPARATE_POLL_SECONDS = 0.25
+DRAIN_SECONDS = 10
+
+
+def up() -> None:
+    """Everything in one process: Temporal (unless TEMPORAL_ADDRESS names one), API and worker."""
+    _run(_up)
+
+
+def api() -> None:
+    """The API alone. Waits for the database and Temporal that the settings name."""
+    _run(_api)
+
+
+def worker(queues: str | None) -> None:
+    """A worker alone; `queues` is `name=concurrency,…`."""
+    only = _queues(queues)
+    _run(lambda settings: _worker(settings, only))
+
+
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    _run(_migrate)
+
+
+async def _up(settings: Settings) -> None:
+    data = _data_folder(settings)
+    with _only_one(data):
+        embedded = settings.temporal_address is None
+        _check_ports(settings, embedded)
+        async with AsyncExitStack() as stack:
+            everything = await stack.enter_async_context(parts(settings))
+            await migrate_schema(everything.database.engine)
+            first = await bootstrap(everything, data)
+            if embedded:
+                server = temporal_server(data, settings.temporal_port, settings.temporal_ui_port)
+                address = await stack.enter_async_context(server)
+                temporal_ui = f"http://127.0.0.1:{settings.temporal_ui_port}"
+            else:
+                address, temporal_ui = str(settings.temporal_address), None
+            client = await connect(settings, address)
+            runs = RunClient(client, settings.task_queue)
+            await stack.enter_async_context(working(everything, client))
+            await runs.ensure_sweeper()
+            ui = f"{temporal_ui}/namespaces/{settings.temporal_namespace}" if temporal_ui else None
+            await _serve(everything, runs, ui, EMBEDDED_POLL_SECONDS, lambda: banner(settings, data, temporal_ui, first))
+
+
+async def _api(settings: Settings) -> None:
+    data = _data_folder(settings)
+    async with parts(settings) as everything:
+        await migrate_schema(everything.database.engine)
+        first = await bootstrap(everything, data)
+        client = await _outside(settings)
+        runs = RunClient(client, settings.task_queue)
+        await _serve(everything, runs, None, SEPARATE_POLL_SECONDS, lambda: banner(settings, data, None, first))
+
+
+async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
+    _data_folder(settings)
+    async with parts(settings) as everything:
+        await migrate_schema(everything.database.engine)
+        client = await _outside(settings)
+        stop = _on_signal()
+        async with working(everything, client, only):
+            if only is None or settings.task_queue in only:
+                await RunClient(client, settings.task_queue).ensure_sweeper()
+            log.info("worker is ready")
+            await stop.wait()
+
+
+async def _migrate(settings: Settings) -> None:
+    _data_folder(settings)
+    async with parts(settings) as everything:
+        await migrate_schema(everything.database.engine)
+
+
+async def _outside(settings: Settings) -> Client:
+    address = settings.temporal_address or f"127.0.0.1:{settings.temporal_port}"
+    log.info("waiting for Temporal at %s", address)
+    return await connect(settings, address)
+
+
+async def _serve(
+    everything: Parts, runs: RunClient, temporal_ui: str | None, poll_seconds: float, ready: Callable[[], None]
+) -> None:
+    app = create_app(
+        database=everything.database,
+        live=everything.live,
+        client=runs,
+        providers=everything.providers,
+        tools=everything.tools,
+        routes=everything.routes,
+        temporal_ui=temporal_ui,
+        poll_seconds=poll_seconds,
+    )
+    settings = everything.settings
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        server_header=False,
+    )
+    server = _Server(config)
+    stop = _on_signal()
+    serving = asyncio.create_task(server.serve())
+    stopping = asyncio.create_task(stop.wait())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        ready()
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.handle_exit(signal.SIGTERM, None)  # also what tells the open streams to end
+    await serving
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handlers: those would end the process before the worker has drained."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _run(main: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    try:
+        settings = load_settings()
+        _log_to_stderr(settings)
+        asyncio.run(main(settings))
+    except PerdureError as error:
+        sys.stderr.write(f"perdure: {error.message}\n")
+        _leave(1)
+    except KeyboardInterrupt:
+        pass
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    # Not by falling off the end: the Temporal SDK's threads now and then abort the interpreter while it shuts down.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _on_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _data_folder(settings: Settings) -> Path:
+    data = settings.data_dir.resolve()
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = data / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Invalid(f"The data folder {data} cannot be used ({error.strerror}): set PERDURE_DATA_DIR.") from error
+    return data
+
+
+@contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder. The kernel releases the lock with the process, so it can never be stale."""
+    with (data / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise Unavailable(f"Another Perdure (process {holder}) uses the data folder {data}.") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _check_ports(settings: Settings, embedded: bool) -> None:
+    wanted = [("PERDURE_PORT", settings.port, settings.host)]
+    if embedded:
+        wanted.append(("PERDURE_TEMPORAL_PORT", settings.temporal_port, "127.0.0.1"))
+        wanted.append(("PERDURE_TEMPORAL_UI_PORT", settings.temporal_ui_port, "127.0.0.1"))
+    for name, port, host in wanted:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise Invalid(f"Port {port} on {host} cannot be used ({error.strerror}): set {name} to a free one.") from error
+
+
+def _queues(text: str | None) -> dict[str, int] | None:
+    if text is None:
+        return None
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        if not name or not number.isdigit() or int(number) < 1:
+            raise Invalid("--queues is written name=concurrency,… for example perdure=100,model.ollama=2")
+        found[name] = int(number)
+    return found
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"at": self.formatTime(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonLines() if settings.log_format == "json" else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("httpx2", "httpx", "alembic", "uvicorn.error", "sse_starlette", "temporalio.activity", "temporalio.worker"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+

@@ -1,0 +1,139 @@
+"""Agents as data: instructions, model, tools and limits, kept as immutable integer versions."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+TOOLSET = "agent_toolset_20260401"
+"""The `anthropic` package's name for the set of built-in tools."""
+
+_MODEL = re.compile(r"^[a-z0-9][a-z0-9_.-]*:\S{1,200}$")
+
+Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
+
+
+class Strict(BaseModel):
+    """What callers send: unknown members are refused, so that a misspelt limit is an error and not ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(BaseModel):
+    """`id` is `provider:name`; other members go to the provider as options (`effort`, `temperature` …)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str
+
+    @property
+    def provider(self) -> str:
+        return self.id.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        return self.id.partition(":")[2]
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        return dict(self.model_extra or {})
+
+    @field_validator("id")
+    @classmethod
+    def _shape(cls, value: str) -> str:
+        if not _MODEL.match(value):
+            raise ValueError("a model is written provider:name, for example anthropic:claude-sonnet-5-5; see GET /v1/models")
+        return value
+
+
+class ToolConfig(Strict):
+    name: str
+    type: str | None = None
+    enabled: bool = True
+
+
+class ToolDefault(Strict):
+    enabled: bool = True
+
+
+class Toolset(Strict):
+    """The built-in tools; `configs` switches single ones on or off against `default_config`."""
+
+    type: Literal["agent_toolset_20260401"] = TOOLSET
+    configs: tuple[ToolConfig, ...] = ()
+    default_config: ToolDefault = ToolDefault()
+
+    def enabled(self, name: str) -> bool:
+        return next((c.enabled for c in self.configs if c.name == name), self.default_config.enabled)
+
+
+class FunctionTool(Strict):
+    """A tool by its name: a Python function that the operator registered, or one built-in tool."""
+
+    type: Literal["function"] = "function"
+    name: str
+
+
+AgentTool = Annotated[Toolset | FunctionTool, Field(discriminator="type")]
+
+
+class Limits(Strict):
+    """What stops one run. None: no limit of that kind. `on_limit` says whether a limit ends the run or pauses it."""
+
+    max_steps: int | None = Field(default=50, ge=1, le=10_000, strict=True)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000, strict=True)
+    max_cost_usd: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False, strict=True)
+    max_seconds: int | None = Field(default=None, ge=1, le=31_536_000, strict=True)
+    on_limit: Literal["end", "pause"] = "end"
+
+
+class AgentConfig(BaseModel):
+    """What a version of an agent says. Shared by what callers send and what is stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = Field(default=None, max_length=2048)
+    model: ModelConfig
+    system: str | None = Field(default=None, max_length=100_000)
+    tools: tuple[AgentTool, ...] = Field(default=(), max_length=128)
+    limits: Limits = Limits()
+    metadata: Metadata = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """`model: "a:b"` stands for `{"id": "a:b"}` and a tool's bare name for a function tool."""
+        if not isinstance(data, dict):
+            return data
+        out: dict[str, Any] = {**data}
+        if isinstance(out.get("model"), str):
+            out["model"] = {"id": out["model"]}
+        if isinstance(out.get("tools"), list | tuple):
+            out["tools"] = [{"type": "function", "name": t} if isinstance(t, str) else t for t in out["tools"]]
+        return out
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        names = [t.name if isinstance(t, FunctionTool) else t.type for t in self.tools]
+        if len(set(names)) != len(names):
+            raise ValueError("a tool is listed twice")
+        return self
+
+    def allows(self, tool: str, builtin: bool) -> bool:
+        """Whether this agent may call the tool of that name."""
+        return any(
+            t.name == tool if isinstance(t, FunctionTool) else builtin and t.enabled(tool) for t in self.tools
+        )
+
+
+class AgentVersion(BaseModel, frozen=True):
+    """One immutable version of a stored agent."""
+
+    id: str
+    version: int
+    config: AgentConfig
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None

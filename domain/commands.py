@@ -1,0 +1,142 @@
+"""What travels between the API, workflows and activities: ids, counters and decisions. Members only get added, with defaults."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from domain.agents import Limits
+from domain.runs import StopType, WaitingFor
+
+
+class Progress(BaseModel, frozen=True):
+    """How far a run has come; carried over a continue-as-new."""
+
+    calls: int = 0
+    """Model calls begun; names the next one's events."""
+    steps: int = 0
+    output_tokens: int = 0
+    cost_nano_usd: int = 0
+
+
+class RunStart(BaseModel, frozen=True):
+    """The input of the `agent_run` workflow, whose id is `run_id`."""
+
+    run_id: str
+    session_id: str
+    workspace_id: str
+    agent: str
+    model: str
+    limits: Limits
+    attempt: int = 1
+    model_queue: str | None = None
+    model_timeout_seconds: int = 900
+    progress: Progress = Progress()
+    allowance: Progress = Progress()
+    """Where the limits count from: moved up when a run that a limit had paused is resumed."""
+    deadline: float | None = None
+    """Unix time at which `max_seconds` are over; set by the run itself."""
+
+
+class RunResult(BaseModel, frozen=True):
+    status: str
+    stop_reason: str | None = None
+
+
+class CompleteInput(BaseModel, frozen=True):
+    """One model call."""
+
+    run_id: str
+    session_id: str
+    call: str
+    """Unique in the session: run, attempt and number of the call. The keys of its events begin with it."""
+    resumed: bool = False
+    max_output_tokens: int | None = None
+
+
+class ToolRef(BaseModel, frozen=True):
+    id: str
+    name: str
+    timeout_seconds: float = 60
+    waits_for: WaitingFor | None = None
+
+
+class CompleteResult(BaseModel, frozen=True):
+    stop: Literal["end_turn", "tool_use", "max_tokens", "refusal", "continue", "interrupted"]
+    tools: tuple[ToolRef, ...] = ()
+    output_tokens: int = 0
+    cost_nano_usd: int = 0
+
+
+class ToolInput(BaseModel, frozen=True):
+    run_id: str
+    session_id: str
+    tool_use_id: str
+
+
+class PauseInput(BaseModel, frozen=True):
+    run_id: str
+    session_id: str
+    key: str
+    limit: StopType | None = None
+
+
+class AnswerInput(BaseModel, frozen=True):
+    """Input and the tool use that waited for it, if any: a stored event, or a text sent from Temporal's own CLI or UI."""
+
+    run_id: str
+    session_id: str
+    key: str
+    tool_use_id: str | None
+    event_id: str | None = None
+    text: str | None = None
+
+
+class FinishInput(BaseModel, frozen=True):
+    run_id: str
+    session_id: str
+    attempt: int
+    status: Literal["completed", "failed", "cancelled", "terminated"]
+    stop_type: StopType
+    error_code: str | None = None
+    error_message: str | None = None
+    retryable: bool = False
+    reason: str | None = None
+
+
+class FinishResult(BaseModel, frozen=True):
+    finished: bool
+    """False: new input came in at the last moment; the run goes on with it."""
+    next_run: RunStart | None = None
+
+
+class PauseSignal(BaseModel, frozen=True):
+    mode: Literal["step", "now"] = "step"
+
+
+class CancelSignal(BaseModel, frozen=True):
+    reason: str | None = None
+
+
+class InputSignal(BaseModel, frozen=True):
+    """Names a stored event, or carries the text itself when it is sent by hand."""
+
+    event_id: str | None = None
+    text: str | None = None
+
+
+class RunState(BaseModel, frozen=True):
+    """The answer of the `state` query."""
+
+    status: str
+    step: int
+    model_calls: int
+    output_tokens: int
+    doing: str
+    pause_requested: bool
+    cancel_requested: bool
+
+
+class SweepResult(BaseModel, frozen=True):
+    started: int = 0
+    settled: int = 0
+    signalled: int = 0

@@ -1,0 +1,11 @@
+"""Ids: a prefix that says what it is, then a UUIDv7 in Crockford's base 32, so that they sort by time."""
+
+import uuid_utils
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id(prefix: str) -> str:
+    """Return a fresh id such as `run_01kf3x…`: prefix, underscore, 26 characters, ordered by creation time."""
+    number = uuid_utils.uuid7().int
+    return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))

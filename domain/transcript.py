@@ -1,0 +1,104 @@
+"""What the model sees: a pure function of the event log, whose older part never changes, so that prompt caches hold."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from domain.completions import AnswerBlock, Block, Message, Text, Thinking, ToolResult, ToolUse
+from domain.events import AgentMessage, AgentThinking, AgentToolResult, AgentToolUse, Event, ModelRequestStart, TextContent, UserMessage
+
+INTERRUPTED_NOTE = "[Your answer was interrupted here. Go on from where it stopped.]"
+LOST_RESULT = "The outcome of this call is unknown: it was interrupted before it reported."
+
+READ_TYPES = (
+    "user.message",
+    "agent.message",
+    "agent.thinking",
+    "agent.tool_use",
+    "agent.tool_result",
+    "span.model_request_start",
+)
+"""The event types a transcript is made of; the others need not be read."""
+
+
+def fold(events: Iterable[Event]) -> tuple[Message, ...]:
+    """Return the conversation as alternating messages, the user's first and last.
+
+    A user message enters at the first model call that its run starts after it was sent, not where it stands in the log:
+    one that waits in the queue stands in the middle of another turn's tool calls. Every tool use is followed by its result
+    (vendors reject a request in which one is missing): a call that was cut off gets `LOST_RESULT`.
+    """
+    folding = _Folding()
+    for event in events:
+        folding.take(event)
+    return folding.messages()
+
+
+def plain(content: Iterable[TextContent]) -> str:
+    """The text of a message's content blocks, in one piece."""
+    return "".join(part.text for part in content)
+
+
+class _Folding:
+    def __init__(self) -> None:
+        self._messages: list[tuple[Literal["user", "assistant"], list[Block]]] = []
+        self._waiting: list[Event] = []
+        self._open: dict[str, None] = {}
+        self._interrupted = False
+
+    def take(self, event: Event) -> None:
+        match event.payload:
+            case UserMessage():
+                self._waiting.append(event)
+            case ModelRequestStart():
+                self._enter(event.run_id)
+            case AgentMessage(content=content, interrupted=interrupted):
+                self._answer(Text(text=plain(content)))
+                self._interrupted = interrupted
+            case AgentThinking(text=text, interrupted=False) if event.private:
+                # Reasoning goes back only to the vendor that signed it; unsigned text would be refused or misread.
+                signature, redacted = event.private.get("signature"), event.private.get("redacted")
+                self._answer(
+                    Thinking(
+                        text=text,
+                        signature=signature if isinstance(signature, str) else None,
+                        redacted=redacted if isinstance(redacted, str) else None,
+                    )
+                )
+            case AgentToolUse(name=name, input=arguments):
+                self._answer(ToolUse(id=event.id, name=name, input=arguments))
+                self._open[event.id] = None
+            case AgentToolResult(tool_use_id=tool_use_id, content=content, is_error=is_error) if tool_use_id in self._open:
+                del self._open[tool_use_id]
+                self._add("user", ToolResult(tool_use_id=tool_use_id, content=plain(content), is_error=is_error))
+            case _:
+                pass
+
+    def messages(self) -> tuple[Message, ...]:
+        if self._interrupted:
+            self._add("user", Text(text=INTERRUPTED_NOTE))
+        return tuple(Message(role=role, content=tuple(content)) for role, content in self._messages)
+
+    def _enter(self, run_id: str | None) -> None:
+        for tool_use_id in self._open:
+            self._add("user", ToolResult(tool_use_id=tool_use_id, content=LOST_RESULT, is_error=True))
+        self._open.clear()
+        entering = [event for event in self._waiting if event.run_id == run_id]
+        self._waiting = [event for event in self._waiting if event.run_id != run_id]
+        for event in entering:
+            assert isinstance(event.payload, UserMessage)
+            self._add("user", Text(text=plain(event.payload.content)))
+            self._interrupted = False
+
+    def _answer(self, block: AnswerBlock) -> None:
+        if self._interrupted:
+            self._add("user", Text(text=INTERRUPTED_NOTE))
+            self._interrupted = False
+        self._add("assistant", block)
+
+    def _add(self, role: Literal["user", "assistant"], block: Block) -> None:
+        if isinstance(block, Text) and not block.text:
+            return
+        if self._messages and self._messages[-1][0] == role:
+            self._messages[-1][1].append(block)
+        else:
+            self._messages.append((role, [block]))

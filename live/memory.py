@@ -1,0 +1,105 @@
+"""The live bus of one process: wake-ups, the text being written right now, and stop flags. Never the truth."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+PreviewType = Literal["agent.message", "agent.thinking"]
+
+
+@dataclass(frozen=True)
+class Wake:
+    """The session's log has grown to `seq`."""
+
+    seq: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A piece of an event being written: `text` begins `offset` characters into it."""
+
+    run_id: str
+    event_id: str
+    type: PreviewType
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True)
+class PreviewsClosed:
+    """A model call has ended: what it had begun is in the log by now, or void."""
+
+    run_id: str
+
+
+Frame = Wake | Preview | PreviewsClosed
+Listener = Callable[[Frame], None]
+
+
+class LiveBus:
+    """Publish and subscribe by session id. Everything runs on one event loop and nothing blocks."""
+
+    def __init__(self) -> None:
+        self._listeners: defaultdict[str, set[Listener]] = defaultdict(set)
+        self._writing: defaultdict[str, dict[str, Preview]] = defaultdict(dict)
+        self._stops: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    def wake(self, session_id: str, seq: int) -> None:
+        self._tell(session_id, Wake(seq))
+
+    def write(self, session_id: str, run_id: str, event_id: str, type: PreviewType, text: str) -> None:
+        """Add text to the preview of an event; the first piece opens it."""
+        writing = self._writing[session_id]
+        before = writing.get(event_id)
+        whole = text if before is None else before.text + text
+        writing[event_id] = Preview(run_id, event_id, type, 0, whole)
+        self._tell(session_id, Preview(run_id, event_id, type, len(whole) - len(text), text))
+
+    def close_previews(self, session_id: str, run_id: str) -> None:
+        writing = self._writing.get(session_id)
+        if writing is None:
+            return
+        for event_id in [id for id, preview in writing.items() if preview.run_id == run_id]:
+            del writing[event_id]
+        if not writing:
+            del self._writing[session_id]
+        self._tell(session_id, PreviewsClosed(run_id))
+
+    def writing(self, session_id: str) -> tuple[Preview, ...]:
+        """The whole text so far of every event being written in the session."""
+        return tuple(self._writing.get(session_id, {}).values())
+
+    def subscribe(self, session_id: str, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every frame of the session until the returned function is called."""
+        self._listeners[session_id].add(listener)
+
+        def unsubscribe() -> None:
+            self._listeners[session_id].discard(listener)
+            if not self._listeners[session_id]:
+                del self._listeners[session_id]
+
+        return unsubscribe
+
+    def stop(self, run_id: str) -> None:
+        """Ask whatever model call of the run is in flight here to stop. Temporal's cancellation says the same, later."""
+        for event in self._stops.get(run_id, ()):
+            event.set()
+
+    @contextmanager
+    def stoppable(self, run_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when `stop(run_id)` is called inside the block."""
+        event = asyncio.Event()
+        self._stops[run_id].add(event)
+        try:
+            yield event
+        finally:
+            self._stops[run_id].discard(event)
+            if not self._stops[run_id]:
+                del self._stops[run_id]
+
+    def _tell(self, session_id: str, frame: Frame) -> None:
+        for listener in tuple(self._listeners.get(session_id, ())):
+            listener(frame)

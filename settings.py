@@ -1,0 +1,116 @@
+"""Settings: the only reader of the environment."""
+
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.errors import Invalid
+from providers.config import ProviderConfig, presets
+from storage.database import sqlite_url
+
+
+class ToolSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modules: tuple[str, ...] = ()
+    """Python modules with functions decorated by `tools.functions.function_tool`."""
+    fetch_allow_hosts: frozenset[str] = frozenset()
+    """`host:port` pairs that `web_fetch` may reach although their addresses are private."""
+
+
+class ConfigFile(BaseModel):
+    """`perdure.toml`. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    providers: dict[str, ProviderConfig] = {}
+    queues: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Task queues this deployment's workers serve, with how many activities at once."""
+    tools: ToolSettings = ToolSettings()
+
+
+class ClientSettings(BaseSettings):
+    """What the command line needs to reach a service."""
+
+    model_config = SettingsConfigDict(env_prefix="PERDURE_", env_file=".env", extra="ignore", frozen=True)
+
+    url: str | None = None
+    api_key: SecretStr | None = None
+    data_dir: Path = Path(".perdure")
+
+
+class Settings(BaseSettings):
+    """Everything the service reads from the environment and `.env`; each with a default that suits `make run`."""
+
+    model_config = SettingsConfigDict(env_prefix="PERDURE_", env_file=".env", extra="ignore", frozen=True)
+
+    data_dir: Path = Path(".perdure")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    database_url: str | None = None
+    """Default: SQLite in the data folder."""
+    temporal_port: int = Field(default=7233, ge=1, le=65535)
+    temporal_ui_port: int = Field(default=8233, ge=1, le=65535)
+    bootstrap_key: SecretStr | None = None
+    """A key with all scopes to install for the default workspace at first start, instead of a generated one."""
+    config: Path = Path("perdure.toml")
+    log_format: Literal["text", "json"] = "text"
+    task_queue: str = "perdure"
+    temporal_address: str | None = Field(default=None, validation_alias="TEMPORAL_ADDRESS")
+    """A Temporal of your own; when set, nothing is embedded."""
+    temporal_namespace: str = Field(default="default", validation_alias="TEMPORAL_NAMESPACE")
+    temporal_api_key: SecretStr | None = Field(default=None, validation_alias="TEMPORAL_API_KEY")
+    temporal_tls: bool = Field(default=False, validation_alias="TEMPORAL_TLS")
+    anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+
+    @property
+    def database(self) -> str:
+        return self.database_url or sqlite_url(self.data_dir.resolve() / "perdure.db")
+
+    @property
+    def files(self) -> Path:
+        """Where the directories of sessions are kept that file tools work in."""
+        return self.data_dir.resolve() / "files"
+
+    def file(self) -> ConfigFile:
+        """`perdure.toml`, or its defaults. Raises Invalid with the place of each fault."""
+        if not self.config.exists():
+            return ConfigFile()
+        try:
+            return ConfigFile.model_validate(tomllib.loads(self.config.read_text()))
+        except tomllib.TOMLDecodeError as error:
+            raise Invalid(f"{self.config} is not TOML: {error}") from error
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+            raise Invalid(f"{self.config}: {faults}") from error
+
+    def providers(self, file: ConfigFile) -> dict[str, ProviderConfig]:
+        """The presets, and over them what `perdure.toml` says."""
+        return {**presets(self.anthropic_base_url, self.openai_base_url), **file.providers}
+
+
+def load_settings() -> Settings:
+    """Raises Invalid naming the variable at fault."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+        raise Invalid(f"A setting cannot be used: {faults}") from error
+
+
+def secret_reader() -> Callable[[str], str | None]:
+    """How providers get at a key: the value of the variable that `perdure.toml` names, also from `.env`."""
+    from dotenv import dotenv_values  # noqa: PLC0415  # only here; keeps `perdure --help` fast
+
+    in_file = dotenv_values(".env")
+
+    def secret(name: str) -> str | None:
+        return os.environ.get(name) or in_file.get(name)
+
+    return secret

@@ -1,0 +1,69 @@
+"""Workspaces and API keys. Keys are stored as hashes and found by their prefix."""
+
+import hmac
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from domain.clock import now
+from domain.errors import NotFound, Unauthenticated
+from domain.ids import new_id
+from domain.keys import PREFIX_CHARS, Principal, key_sha256
+from storage.rows import add, fetch, fetch_one
+from storage.tables import ApiKeyRow, WorkspaceRow
+
+DEFAULT_WORKSPACE = "wrkspc_default"
+
+
+class Keys:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def ensure_default_workspace(self) -> bool:
+        """Create the default workspace; True when it was not there before."""
+        statement = select(WorkspaceRow).where(col(WorkspaceRow.id) == DEFAULT_WORKSPACE)
+        if await fetch_one(self._connection, WorkspaceRow, statement) is not None:
+            return False
+        await add(self._connection, WorkspaceRow(id=DEFAULT_WORKSPACE, name="default", created_at=now()))
+        return True
+
+    async def create_workspace(self, name: str) -> str:
+        row = WorkspaceRow(id=new_id("wrkspc"), name=name, created_at=now())
+        await add(self._connection, row)
+        return row.id
+
+    async def add(self, workspace_id: str, name: str, key: str, scopes: tuple[str, ...]) -> ApiKeyRow:
+        """Store the hash of `key`, which is shown to its owner once and kept nowhere."""
+        row = ApiKeyRow(
+            id=new_id("key"),
+            workspace_id=workspace_id,
+            name=name,
+            prefix=key[:PREFIX_CHARS],
+            sha256=key_sha256(key),
+            scopes=list(scopes),
+            created_at=now(),
+        )
+        await add(self._connection, row)
+        return row
+
+    async def authenticate(self, key: str) -> Principal:
+        """Raises Unauthenticated for a key that is unknown, wrong or revoked."""
+        statement = select(ApiKeyRow).where(col(ApiKeyRow.prefix) == key[:PREFIX_CHARS])
+        row = await fetch_one(self._connection, ApiKeyRow, statement)
+        if row is None or row.revoked_at is not None or not hmac.compare_digest(row.sha256, key_sha256(key)):
+            raise Unauthenticated("The API key is unknown or revoked. `perdure keys create` makes a new one.")
+        return Principal(workspace_id=row.workspace_id, key_id=row.id, scopes=frozenset(row.scopes))
+
+    async def of(self, workspace_id: str) -> list[ApiKeyRow]:
+        statement = select(ApiKeyRow).where(col(ApiKeyRow.workspace_id) == workspace_id).order_by(col(ApiKeyRow.created_at))
+        return await fetch(self._connection, ApiKeyRow, statement)
+
+    async def revoke(self, workspace_id: str, key_id: str) -> None:
+        """Raises NotFound. Revoking again changes nothing."""
+        mine = (col(ApiKeyRow.id) == key_id, col(ApiKeyRow.workspace_id) == workspace_id)
+        if await fetch_one(self._connection, ApiKeyRow, select(ApiKeyRow).where(*mine)) is None:
+            raise NotFound(f"No key {key_id}.")
+        await self._connection.execute(
+            update(ApiKeyRow).where(*mine, col(ApiKeyRow.revoked_at).is_(None)).values(revoked_at=now())
+        )

@@ -1,0 +1,177 @@
+"""Runs: rows, and the two ends of a run's life in its session."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from domain.clock import now
+from domain.errors import NotFound
+from domain.runs import FINISHED, RunStatus
+from storage.rows import Page, fetch, fetch_one, page
+from storage.tables import RunRow, SessionRow
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    status: Sequence[RunStatus] = ()
+    agent_id: str | None = None
+    session_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class Runs:
+    """All SQL on runs but for what the journal's projections write."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(self, run_id: str, workspace_id: str | None = None, *, lock: bool = False) -> RunRow:
+        """The run's row. Raises NotFound, also when it is another workspace's. `workspace_id` None is for the worker only."""
+        if lock:
+            # Always the session's row first, as the journal does: two orders would be a deadlock.
+            mine = select(col(RunRow.session_id)).where(col(RunRow.id) == run_id).scalar_subquery()
+            await self._connection.execute(select(col(SessionRow.id)).where(col(SessionRow.id) == mine).with_for_update())
+        statement = select(RunRow).where(col(RunRow.id) == run_id)
+        if workspace_id is not None:
+            statement = statement.where(col(RunRow.workspace_id) == workspace_id)
+        found = await fetch_one(self._connection, RunRow, statement.with_for_update() if lock else statement)
+        if found is None:
+            raise NotFound(f"No run {run_id}.")
+        return found
+
+    async def find(
+        self, workspace_id: str, wanted: RunFilter, *, limit: int, cursor: str | None, descending: bool
+    ) -> Page[RunRow]:
+        statement = select(RunRow).where(col(RunRow.workspace_id) == workspace_id)
+        if wanted.status:
+            statement = statement.where(col(RunRow.status).in_([status.value for status in wanted.status]))
+        if wanted.agent_id is not None:
+            statement = statement.where(col(RunRow.agent_id) == wanted.agent_id)
+        if wanted.session_id is not None:
+            statement = statement.where(col(RunRow.session_id) == wanted.session_id)
+        if wanted.created_after is not None:
+            statement = statement.where(col(RunRow.created_at) > wanted.created_after)
+        if wanted.created_before is not None:
+            statement = statement.where(col(RunRow.created_at) < wanted.created_before)
+        return await page(
+            self._connection,
+            RunRow,
+            statement,
+            at=RunRow.created_at,  # type: ignore[arg-type]  # SQLModel types its columns as their values
+            id=RunRow.id,  # type: ignore[arg-type]
+            limit=limit,
+            cursor=cursor,
+            descending=descending,
+        )
+
+    async def change(self, run_id: str, **columns: Any) -> None:
+        """Set columns that no event implies, such as when a command was asked for."""
+        await self._connection.execute(
+            update(RunRow).where(col(RunRow.id) == run_id).values(touched_at=now(), **columns)
+        )
+
+    async def newest_in(self, session_id: str) -> str | None:
+        statement = (
+            select(col(RunRow.id))
+            .where(col(RunRow.session_id) == session_id)
+            .order_by(col(RunRow.created_at).desc(), col(RunRow.id).desc())
+            .limit(1)
+        )
+        return (await self._connection.execute(statement)).scalar_one_or_none()
+
+    async def queue(self, session_id: str) -> list[RunRow]:
+        """Turns that wait for the active one, in the order in which they will run."""
+        active = select(col(SessionRow.active_run_id)).where(col(SessionRow.id) == session_id).scalar_subquery()
+        statement = (
+            select(RunRow)
+            .where(
+                col(RunRow.session_id) == session_id,
+                col(RunRow.status) == RunStatus.QUEUED,
+                or_(active.is_(None), col(RunRow.id) != active),
+            )
+            .order_by(col(RunRow.created_at), col(RunRow.id))
+        )
+        return await fetch(self._connection, RunRow, statement)
+
+    async def queue_length(self, session_id: str) -> int:
+        statement = (
+            select(func.count())
+            .select_from(RunRow)
+            .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
+            .where(
+                col(RunRow.session_id) == session_id,
+                col(RunRow.status) == RunStatus.QUEUED,
+                or_(col(SessionRow.active_run_id).is_(None), col(RunRow.id) != col(SessionRow.active_run_id)),
+            )
+        )
+        return (await self._connection.execute(statement)).scalar_one()
+
+    async def activate(self, session_id: str, run_id: str) -> bool:
+        """Make the run the session's active turn if it has none. Compare-and-set: of two at once, one wins."""
+        statement = (
+            update(SessionRow)
+            .where(col(SessionRow.id) == session_id, col(SessionRow.active_run_id).is_(None))
+            .values(active_run_id=run_id)
+        )
+        return (await self._connection.execute(statement)).rowcount == 1
+
+    async def advance(self, session_id: str, finished_run_id: str) -> RunRow | None:
+        """Hand the session over from a finished run to the next queued one, and return that; None if nothing waits."""
+        waiting = await self.queue(session_id)
+        following = waiting[0] if waiting else None
+        statement = (
+            update(SessionRow)
+            .where(
+                col(SessionRow.id) == session_id,
+                or_(col(SessionRow.active_run_id) == finished_run_id, col(SessionRow.active_run_id).is_(None)),
+            )
+            .values(active_run_id=None if following is None else following.id)
+        )
+        moved = (await self._connection.execute(statement)).rowcount == 1
+        return following if moved else None
+
+    async def active_after(self, session_id: str, finished_run_id: str) -> RunRow | None:
+        """The queued run that a session was already handed to: what `advance` returned before a crash."""
+        statement = (
+            select(RunRow)
+            .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
+            .where(
+                col(SessionRow.id) == session_id,
+                col(RunRow.id) != finished_run_id,
+                col(RunRow.status) == RunStatus.QUEUED,
+            )
+        )
+        return await fetch_one(self._connection, RunRow, statement)
+
+    async def undelivered(self, older_than: timedelta, limit: int) -> list[RunRow]:
+        """Active runs that are still queued, or have a command asked for, for longer than delivering takes."""
+        before = now() - older_than
+        asked = (
+            and_(col(RunRow.status) == RunStatus.QUEUED, col(RunRow.touched_at) < before),
+            col(RunRow.cancel_requested_at) < before,
+            col(RunRow.terminate_requested_at) < before,
+            and_(col(RunRow.pause_requested_at) < before, col(RunRow.paused_at).is_(None)),
+            and_(col(RunRow.resume_requested_at) < before, col(RunRow.paused_at).is_not(None)),
+        )
+        statement = (
+            select(RunRow)
+            .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
+            .where(col(RunRow.status).not_in(_FINISHED), or_(*asked))
+            .order_by(col(RunRow.touched_at))
+            .limit(limit)
+        )
+        return await fetch(self._connection, RunRow, statement)
+
+    async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
+        """Those of the runs that our rows do not show as finished."""
+        statement = select(RunRow).where(col(RunRow.id).in_(run_ids), col(RunRow.status).not_in(_FINISHED))
+        return await fetch(self._connection, RunRow, statement)
+
+
+_FINISHED = [status.value for status in FINISHED]

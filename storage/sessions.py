@@ -1,0 +1,111 @@
+"""Sessions: rows of conversations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from domain.clock import now
+from domain.errors import NotFound
+from domain.ids import new_id
+from domain.sessions import OnBusy, SessionStatus
+from storage.rows import Page, add, fetch_one, page
+from storage.tables import EventRow, RunRow, SessionRow
+
+
+@dataclass(frozen=True)
+class SessionFilter:
+    agent_id: str | None = None
+    agent_version: int | None = None
+    statuses: Sequence[SessionStatus] = ()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    include_archived: bool = False
+
+
+class Sessions:
+    """All SQL on sessions but for what the journal writes. Every method is scoped by workspace."""
+
+    def __init__(self, connection: AsyncConnection, workspace_id: str) -> None:
+        self._connection = connection
+        self._workspace_id = workspace_id
+
+    async def create(
+        self,
+        agent_id: str,
+        agent_version: int,
+        *,
+        title: str | None = None,
+        metadata: dict[str, str] | None = None,
+        on_busy: OnBusy = "queue",
+        environment_id: str = "env_default",
+    ) -> SessionRow:
+        moment = now()
+        row = SessionRow(
+            id=new_id("sesn"),
+            workspace_id=self._workspace_id,
+            agent_id=agent_id,
+            agent_version=agent_version,
+            title=title,
+            meta=metadata or {},
+            on_busy=on_busy,
+            environment_id=environment_id,
+            created_at=moment,
+            updated_at=moment,
+        )
+        await add(self._connection, row)
+        return row
+
+    async def get(self, session_id: str, *, lock: bool = False) -> SessionRow:
+        """Raises NotFound, also for another workspace's id."""
+        statement = select(SessionRow).where(
+            col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id
+        )
+        found = await fetch_one(self._connection, SessionRow, statement.with_for_update() if lock else statement)
+        if found is None:
+            raise NotFound(f"No session {session_id}.")
+        return found
+
+    async def change(self, session_id: str, **columns: Any) -> None:
+        await self._connection.execute(
+            update(SessionRow)
+            .where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)
+            .values(updated_at=now(), **columns)
+        )
+
+    async def delete(self, session_id: str) -> None:
+        """The session with its runs and events. The caller has seen that no run is active."""
+        for row in (EventRow, RunRow):
+            await self._connection.execute(delete(row).where(col(row.session_id) == session_id))
+        await self._connection.execute(
+            delete(SessionRow).where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)
+        )
+
+    async def find(self, wanted: SessionFilter, *, limit: int, cursor: str | None, descending: bool) -> Page[SessionRow]:
+        statement = select(SessionRow).where(col(SessionRow.workspace_id) == self._workspace_id)
+        if not wanted.include_archived:
+            statement = statement.where(col(SessionRow.archived_at).is_(None))
+        if wanted.agent_id is not None:
+            statement = statement.where(col(SessionRow.agent_id) == wanted.agent_id)
+        if wanted.agent_version is not None:
+            statement = statement.where(col(SessionRow.agent_version) == wanted.agent_version)
+        if wanted.statuses:
+            statement = statement.where(col(SessionRow.status).in_(list(wanted.statuses)))
+        if wanted.created_after is not None:
+            statement = statement.where(col(SessionRow.created_at) > wanted.created_after)
+        if wanted.created_before is not None:
+            statement = statement.where(col(SessionRow.created_at) < wanted.created_before)
+        return await page(
+            self._connection,
+            SessionRow,
+            statement,
+            at=SessionRow.created_at,  # type: ignore[arg-type]  # SQLModel types its columns as their values
+            id=SessionRow.id,  # type: ignore[arg-type]
+            limit=limit,
+            cursor=cursor,
+            descending=descending,
+        )

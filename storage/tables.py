@@ -1,0 +1,203 @@
+"""The tables. One set for SQLite and Postgres; migrations/ builds them, a test compares the two."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import JsonValue
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, Index, MetaData, String, Text, TypeDecorator, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+SQLModel.metadata.naming_convention = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+).naming_convention
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC on both databases: SQLite gives naive times back, which must never reach a comparison."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _time(nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=nullable))
+
+
+def _json(nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=nullable))
+
+
+def _big(default: int | None = 0) -> Any:
+    return Field(default=default, sa_column=Column(BigInteger(), nullable=default is None))
+
+
+class WorkspaceRow(SQLModel, table=True):
+    __tablename__ = "workspaces"
+
+    id: str = Field(primary_key=True)
+    name: str
+    created_at: datetime = _time()
+
+
+class ApiKeyRow(SQLModel, table=True):
+    __tablename__ = "api_keys"
+
+    id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id", index=True)
+    name: str
+    prefix: str = Field(unique=True)
+    """The first characters of the key, by which it is found and shown."""
+    sha256: str
+    scopes: list[str] = _json()
+    created_at: datetime = _time()
+    revoked_at: datetime | None = _time(nullable=True)
+
+
+class AgentRow(SQLModel, table=True):
+    __tablename__ = "agents"
+    __table_args__ = (Index("ix_agents_workspace_id_name", "workspace_id", "name"),)
+
+    id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id")
+    name: str
+    version: int
+    inline: bool = False
+    """Defined inside one request; not listed."""
+    created_at: datetime = _time()
+    updated_at: datetime = _time()
+    archived_at: datetime | None = _time(nullable=True)
+
+
+class AgentVersionRow(SQLModel, table=True):
+    __tablename__ = "agent_versions"
+
+    agent_id: str = Field(foreign_key="agents.id", primary_key=True)
+    version: int = Field(primary_key=True)
+    config: dict[str, JsonValue] = _json()
+    created_at: datetime = _time()
+
+
+class UsageColumns(SQLModel):
+    input_tokens: int = Field(default=0, sa_type=BigInteger)
+    output_tokens: int = Field(default=0, sa_type=BigInteger)
+    cache_read_input_tokens: int = Field(default=0, sa_type=BigInteger)
+    cache_creation_input_tokens: int = Field(default=0, sa_type=BigInteger)
+    usage_estimated: bool = False
+    model_call_count: int = 0
+    cost_nano_usd: int | None = Field(default=None, sa_type=BigInteger, nullable=True)
+    """Billionths of a dollar; null when nothing was called yet or the price of any call is unknown."""
+
+
+class SessionRow(UsageColumns, table=True):
+    __tablename__ = "sessions"
+    __table_args__ = (
+        Index("ix_sessions_workspace_id_created_at", "workspace_id", "created_at", "id"),
+        Index("ix_sessions_active_run_id", "active_run_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id")
+    agent_id: str = Field(foreign_key="agents.id")
+    agent_version: int
+    title: str | None = None
+    environment_id: str = "env_default"
+    on_busy: str = "queue"
+    status: str = "idle"
+    meta: dict[str, str] = _json()
+    last_seq: int = _big()
+    active_run_id: str | None = None
+    message_count: int = 0
+    last_message: dict[str, str] | None = _json(nullable=True)
+    active_seconds: float = 0.0
+    created_at: datetime = _time()
+    updated_at: datetime = _time()
+    archived_at: datetime | None = _time(nullable=True)
+
+
+class EventRow(SQLModel, table=True):
+    __tablename__ = "events"
+    __table_args__ = (
+        UniqueConstraint("session_id", "append_key", "append_index"),
+        Index("ix_events_run_id_seq", "run_id", "seq"),
+        Index("ix_events_session_id_type_seq", "session_id", "type", "seq"),
+    )
+
+    session_id: str = Field(foreign_key="sessions.id", primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger(), primary_key=True, autoincrement=False))
+    id: str = Field(unique=True)
+    run_id: str | None = None
+    type: str
+    append_key: str | None = None
+    """Names the append that wrote it, so that an activity that runs again finds what it wrote."""
+    append_index: int = 0
+    created_at: datetime = _time()
+    processed_at: datetime | None = _time(nullable=True)
+    payload: dict[str, JsonValue] = _json()
+    private: dict[str, JsonValue] | None = _json(nullable=True)
+
+
+class RunRow(UsageColumns, table=True):
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("ix_runs_workspace_id_created_at", "workspace_id", "created_at", "id"),
+        Index("ix_runs_workspace_id_status", "workspace_id", "status", "created_at"),
+        Index("ix_runs_session_id_created_at", "session_id", "created_at", "id"),
+        Index("ix_runs_status_touched_at", "status", "touched_at"),
+    )
+
+    id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id")
+    session_id: str = Field(foreign_key="sessions.id")
+    kind: str
+    agent_id: str = Field(foreign_key="agents.id")
+    agent_version: int
+    agent_name: str
+    model: str
+    status: str
+    waiting_for: str | None = None
+    stop_type: str | None = None
+    output: str | None = Field(default=None, sa_column=Column(Text(), nullable=True))
+    error: dict[str, JsonValue] | None = _json(nullable=True)
+    limits: dict[str, JsonValue] = _json()
+    meta: dict[str, str] = _json()
+    step_count: int = 0
+    attempt: int = 1
+    parent_run_id: str | None = None
+    created_at: datetime = _time()
+    started_at: datetime | None = _time(nullable=True)
+    finished_at: datetime | None = _time(nullable=True)
+    touched_at: datetime = _time()
+    """The last change of the row: what the sweeper looks at to find runs that nothing moves any more."""
+    pause_requested_at: datetime | None = _time(nullable=True)
+    pause_mode: str | None = None
+    paused_at: datetime | None = _time(nullable=True)
+    resume_requested_at: datetime | None = _time(nullable=True)
+    cancel_requested_at: datetime | None = _time(nullable=True)
+    terminate_requested_at: datetime | None = _time(nullable=True)
+    stop_note: str | None = Field(default=None, sa_column=Column(String(2000), nullable=True))
+    """The reason given with cancel or terminate."""
+
+
+class IdempotencyRow(SQLModel, table=True):
+    __tablename__ = "idempotency_keys"
+
+    workspace_id: str = Field(primary_key=True)
+    route: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    body_sha256: str
+    status: int
+    headers: dict[str, str] = _json()
+    body: str = Field(sa_column=Column(Text(), nullable=False))
+    created_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))

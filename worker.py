@@ -1,0 +1,127 @@
+"""Composition root of the worker: what a process needs to carry out workflows and activities."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from activities.model import ModelActivities
+from activities.records import RecordActivities
+from storage.starts import Route
+from activities.sweep import SweepActivities
+from activities.tools import ToolActivities
+from live.memory import LiveBus
+from providers.config import ProviderConfig
+from providers.registry import Providers, build_providers
+from settings import Settings, secret_reader
+from storage.database import Database
+from tools.registry import Tools, builtin_tools, load_functions
+from workflows.agent_run import AgentRun
+from workflows.client import RunClient
+from workflows.runner import workflow_runner
+from workflows.sweep import Settle, Sweep
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What API and worker share in one process."""
+
+    settings: Settings
+    database: Database
+    live: LiveBus
+    providers: Providers
+    tools: Tools
+    routes: Mapping[str, Route]
+    queues: Mapping[str, int]
+
+
+@asynccontextmanager
+async def parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Build and, at the end, close them. Raises Invalid for a configuration that cannot be used."""
+    file = settings.file()
+    configs = settings.providers(file)
+    providers = build_providers(configs, secret_reader())
+    live = LiveBus()
+    database = Database(settings.database, live.wake)
+    try:
+        yield Parts(
+            settings=settings,
+            database=database,
+            live=live,
+            providers=providers,
+            tools=Tools(
+                builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)
+            ),
+            routes=routes(configs),
+            queues=file.queues,
+        )
+    finally:
+        await providers.close()
+        await database.close()
+
+
+def routes(configs: Mapping[str, ProviderConfig]) -> dict[str, Route]:
+    return {name: Route(config.queue, int(config.timeout_seconds)) for name, config in configs.items()}
+
+
+async def connect(settings: Settings, address: str) -> Client:
+    """Connect to Temporal, waiting for it as long as it takes: the order in which processes start does not matter."""
+    while True:
+        try:
+            return await Client.connect(
+                address,
+                namespace=settings.temporal_namespace,
+                api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
+                tls=settings.temporal_tls,
+                data_converter=pydantic_data_converter,
+            )
+        except (RPCError, RuntimeError):
+            await asyncio.sleep(0.5)
+
+
+@asynccontextmanager
+async def working(parts: Parts, client: Client, only: Mapping[str, int] | None = None) -> AsyncIterator[None]:
+    """Serve the task queues for as long as the block runs; at its end, drain.
+
+    `only`: the queues to serve, with activities at once, instead of the main queue and those of `perdure.toml`.
+    """
+    main = parts.settings.task_queue
+    queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
+    model = ModelActivities(parts.database, parts.live, parts.providers, parts.tools, _slots(parts.providers))
+    tools = ToolActivities(parts.database, parts.tools, parts.settings.files)
+    records = RecordActivities(parts.database, parts.routes)
+    sweep = SweepActivities(parts.database, client, RunClient(client, main), parts.routes)
+    async with AsyncExitStack() as stack:
+        for queue, at_once in queues.items():
+            worker = Worker(
+                client,
+                task_queue=queue,
+                workflows=[AgentRun, Sweep, Settle] if queue == main else [],
+                activities=[
+                    model.complete,
+                    tools.run,
+                    *([records.pause, records.answer, records.finish, sweep.run, sweep.settle] if queue == main else []),
+                ],
+                workflow_runner=workflow_runner(),
+                max_concurrent_activities=at_once,
+                max_concurrent_workflow_tasks=16,
+                max_cached_workflows=10_000,
+                sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+                graceful_shutdown_timeout=timedelta(seconds=10),
+            )
+            await stack.enter_async_context(worker)
+        yield
+
+
+def _slots(providers: Providers) -> Mapping[str, asyncio.Semaphore]:
+    slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(8))
+    for name, config in providers.configs.items():
+        slots[name] = asyncio.Semaphore(config.concurrency)
+    return slots

@@ -1,0 +1,343 @@
+"""The run of an agent: model call, tool calls, again, until the turn ends or something stops it. Decides, never does."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import CancelledError as ActivityCancelled
+
+from activities.model import ModelActivities
+from activities.records import RecordActivities
+from activities.tools import ToolActivities
+from domain.commands import (
+    AnswerInput,
+    CancelSignal,
+    CompleteInput,
+    CompleteResult,
+    FinishInput,
+    InputSignal,
+    PauseInput,
+    PauseSignal,
+    RunResult,
+    RunStart,
+    RunState,
+    ToolInput,
+    ToolRef,
+)
+from domain.runs import StopType
+from domain.usage import NANO
+from workflows import attributes, options
+
+INTERRUPTED = CompleteResult(stop="interrupted")
+
+
+@workflow.defn(name="agent_run")
+class AgentRun:
+    @workflow.init
+    def __init__(self, start: RunStart) -> None:
+        self._start = start
+        self._progress = start.progress
+        self._allowance = start.allowance
+        self._pause: PauseSignal | None = None
+        self._cancelled = False
+        self._cancel_reason: str | None = None
+        self._expired = False
+        self._resumed = False
+        self._pauses = 0
+        self._inputs_recorded = 0
+        self._inputs: list[InputSignal] = []
+        self._status = "running"
+        self._doing = "starting"
+        self._in_flight: list[workflow.ActivityHandle[Any]] = []
+        self._calling_model = False
+
+    @workflow.run
+    async def run(self, start: RunStart) -> RunResult:
+        living = asyncio.create_task(self._live())
+        try:
+            # Shielded: Temporal's cancellation must reach the activity in flight, not the bookkeeping after it.
+            return await asyncio.shield(living)
+        except asyncio.CancelledError:
+            self._cancelled = True
+            self._stop_in_flight()
+            result = await living
+            if result.status == "cancelled":
+                raise
+            return result
+
+    @workflow.signal
+    def pause(self, signal: PauseSignal | None = None) -> None:
+        """Stop at the next step boundary; mode `now` interrupts the model call in flight."""
+        self._pause = signal or PauseSignal()
+        if self._pause.mode == "now" and self._calling_model:
+            self._stop_in_flight()
+
+    @workflow.signal
+    def resume(self) -> None:
+        self._pause = None
+
+    @workflow.signal
+    def cancel(self, signal: CancelSignal | None = None) -> None:
+        """The same as Temporal's own cancel, with a reason."""
+        self._cancelled = True
+        self._cancel_reason = signal.reason if signal else None
+        self._stop_in_flight()
+
+    @workflow.signal
+    def input(self, signal: InputSignal) -> None:
+        """New input is in the log, or in the signal itself."""
+        self._inputs.append(signal)
+
+    @workflow.query
+    def state(self) -> RunState:
+        return RunState(
+            status=self._status,
+            step=self._progress.steps,
+            model_calls=self._progress.calls,
+            output_tokens=self._progress.output_tokens,
+            doing=self._doing,
+            pause_requested=self._pause is not None,
+            cancel_requested=self._cancelled,
+        )
+
+    async def _live(self) -> RunResult:
+        expiry = self._watch_the_clock()
+        try:
+            outcome = await self._steps()
+            while not (finished := await self._finish(outcome)).finished:
+                outcome = await self._steps()
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+        if finished.next_run is not None:
+            await self._start_next(finished.next_run)
+        return RunResult(status=outcome.status, stop_reason=outcome.stop_type)
+
+    async def _steps(self) -> FinishInput:
+        """Step after step, until there is an outcome."""
+        while True:
+            if stopped := await self._between_steps():
+                return stopped
+            try:
+                step = await self._call_model()
+            except ActivityError as error:
+                return self._failure(error)
+            if step.stop == "interrupted":
+                await self._why_interrupted()
+            elif step.stop == "tool_use":
+                await self._call_tools(step.tools)
+            elif step.stop != "continue":
+                return self._outcome("completed", step.stop)
+
+    async def _between_steps(self) -> FinishInput | None:
+        while True:
+            if self._cancelled:
+                return self._outcome("cancelled", "interrupted")
+            if self._expired:
+                return self._outcome("completed", "max_duration")
+            if limit := self._limit_reached():
+                if self._start.limits.on_limit == "end":
+                    return self._outcome("completed", limit)
+                self._pause = PauseSignal()
+                await self._stay_paused(limit)
+                self._allowance = self._progress
+            elif self._pause is not None:
+                await self._stay_paused(None)
+            elif self._inputs:
+                await self._record_input(None)
+            else:
+                break
+        if workflow.info().is_continue_as_new_suggested():
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            carried = {"progress": self._progress, "allowance": self._allowance}
+            if not (self._cancelled or self._pause or self._inputs):
+                workflow.continue_as_new(self._start.model_copy(update=carried))
+        return None
+
+    def _limit_reached(self) -> StopType | None:
+        limits, done, since = self._start.limits, self._progress, self._allowance
+        if limits.max_steps is not None and done.steps - since.steps >= limits.max_steps:
+            return "max_steps"
+        if limits.max_output_tokens is not None and done.output_tokens - since.output_tokens >= limits.max_output_tokens:
+            return "max_tokens"
+        if limits.max_cost_usd is not None and done.cost_nano_usd - since.cost_nano_usd >= limits.max_cost_usd * NANO:
+            return "budget_reached"
+        return None
+
+    async def _stay_paused(self, limit: StopType | None) -> None:
+        self._pauses += 1
+        self._show("paused", f"paused: {limit}" if limit else "paused")
+        key = f"{self._call_key()}/pause{self._pauses}"
+        await workflow.execute_activity_method(
+            RecordActivities.pause,
+            PauseInput(run_id=self._start.run_id, session_id=self._start.session_id, key=key, limit=limit),
+            **options.record("pause"),
+        )
+        await workflow.wait_condition(lambda: self._pause is None or self._cancelled or self._expired)
+        self._resumed = True
+        self._show("running", "resuming")
+
+    async def _call_model(self) -> CompleteResult:
+        limits = self._start.limits
+        left = None
+        if limits.max_output_tokens is not None:
+            left = limits.max_output_tokens - self._progress.output_tokens + self._allowance.output_tokens
+        step = self._progress.steps + 1
+        self._progress = self._progress.model_copy(update={"calls": self._progress.calls + 1})
+        self._tell(f"step {step}: calling {self._start.model}")
+        call = workflow.start_activity_method(
+            ModelActivities.complete,
+            CompleteInput(
+                run_id=self._start.run_id,
+                session_id=self._start.session_id,
+                call=self._call_key(),
+                resumed=self._resumed,
+                max_output_tokens=left,
+            ),
+            **options.model_call(self._start.model_queue, self._start.model_timeout_seconds, step),
+        )
+        self._resumed = False
+        self._in_flight, self._calling_model = [call], True
+        try:
+            result = await call
+        except ActivityError as error:
+            if isinstance(error.cause, ActivityCancelled):
+                return INTERRUPTED
+            raise
+        finally:
+            self._in_flight, self._calling_model = [], False
+        self._progress = self._progress.model_copy(
+            update={
+                "steps": step,
+                "output_tokens": self._progress.output_tokens + result.output_tokens,
+                "cost_nano_usd": self._progress.cost_nano_usd + result.cost_nano_usd,
+            }
+        )
+        return result
+
+    async def _why_interrupted(self) -> None:
+        # The stop flag of the live bus can be faster than the signal that says what it is for.
+        known = lambda: self._cancelled or self._expired or self._pause is not None  # noqa: E731
+        try:
+            await workflow.wait_condition(known, timeout=timedelta(seconds=10))
+        except TimeoutError:
+            pass
+
+    async def _call_tools(self, tools: tuple[ToolRef, ...]) -> None:
+        self._tell("tools: " + ", ".join(tool.name for tool in tools))
+        self._in_flight = [
+            workflow.start_activity_method(
+                ToolActivities.run,
+                ToolInput(run_id=self._start.run_id, session_id=self._start.session_id, tool_use_id=tool.id),
+                **options.tool_call(tool.name, tool.timeout_seconds),
+            )
+            for tool in tools
+            if tool.waits_for is None
+        ]
+        if self._cancelled or self._expired:
+            self._stop_in_flight()
+        # A tool's failure is in the log for the model to read; what is raised here is a cancellation.
+        await asyncio.gather(*self._in_flight, return_exceptions=True)
+        self._in_flight = []
+        for tool in tools:
+            if tool.waits_for is not None:
+                await self._wait_for_input(tool)
+
+    async def _wait_for_input(self, tool: ToolRef) -> None:
+        self._show("waiting", "waiting for input")
+        await workflow.wait_condition(lambda: bool(self._inputs) or self._cancelled or self._expired)
+        if self._inputs:
+            await self._record_input(tool.id)
+            self._show("running", "answered")
+
+    async def _record_input(self, tool_use_id: str | None) -> None:
+        signal = self._inputs.pop(0)
+        if tool_use_id is None and signal.event_id is not None:
+            return  # a message that is in the log already: the next model call reads it there
+        self._inputs_recorded += 1
+        await workflow.execute_activity_method(
+            RecordActivities.answer,
+            AnswerInput(
+                run_id=self._start.run_id,
+                session_id=self._start.session_id,
+                key=f"{self._call_key()}/input{self._inputs_recorded}",
+                tool_use_id=tool_use_id,
+                event_id=signal.event_id,
+                text=signal.text,
+            ),
+            **options.record("input"),
+        )
+
+    async def _finish(self, outcome: FinishInput) -> Any:
+        self._tell(f"finishing: {outcome.status}")
+        return await workflow.execute_activity_method(RecordActivities.finish, outcome, **options.record(outcome.status))
+
+    async def _start_next(self, following: RunStart) -> None:
+        try:
+            await workflow.start_child_workflow(
+                AgentRun.run,
+                following,
+                id=following.run_id,
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                search_attributes=attributes.of(following),
+                static_summary=f"{following.agent} on {following.model}",
+            )
+        except WorkflowAlreadyStartedError:
+            pass  # the sweeper was faster
+
+    def _watch_the_clock(self) -> "asyncio.Task[None] | None":
+        seconds = self._start.limits.max_seconds
+        if seconds is None:
+            return None
+        if self._start.deadline is None:
+            self._start = self._start.model_copy(update={"deadline": workflow.now().timestamp() + seconds})
+        left = max(0.0, (self._start.deadline or 0.0) - workflow.now().timestamp())
+
+        async def expire() -> None:
+            await asyncio.sleep(left)
+            self._expired = True
+            self._stop_in_flight()
+
+        return asyncio.create_task(expire())
+
+    def _stop_in_flight(self) -> None:
+        for handle in self._in_flight:
+            handle.cancel()
+
+    def _failure(self, error: ActivityError) -> FinishInput:
+        cause = error.cause
+        code, message, stop = "internal", "The model call did not come back.", "retries_exhausted"
+        retryable = True
+        if isinstance(cause, ApplicationError):
+            code, message, retryable = cause.type or code, cause.message, not cause.non_retryable
+            stop = "error" if cause.non_retryable else "retries_exhausted"
+        return self._outcome("failed", stop, code=code, message=message, retryable=retryable)
+
+    def _outcome(
+        self, status: Any, stop: Any, *, code: str | None = None, message: str | None = None, retryable: bool = False
+    ) -> FinishInput:
+        return FinishInput(
+            run_id=self._start.run_id,
+            session_id=self._start.session_id,
+            attempt=self._start.attempt,
+            status=status,
+            stop_type=stop,
+            error_code=code,
+            error_message=message,
+            retryable=retryable,
+            reason=self._cancel_reason,
+        )
+
+    def _call_key(self) -> str:
+        return f"{self._start.run_id}.{self._start.attempt}/{self._progress.calls}"
+
+    def _show(self, status: str, doing: str) -> None:
+        self._status = status
+        workflow.upsert_search_attributes([attributes.STATUS.value_set(status)])
+        self._tell(doing)
+
+    def _tell(self, doing: str) -> None:
+        self._doing = doing
+        workflow.set_current_details(f"**{self._status}** · {doing}")

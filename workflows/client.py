@@ -1,0 +1,141 @@
+"""Starting, signalling and asking runs. Every call is idempotent: the workflow's id is the run's."""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import Literal, TypeVar
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from domain.commands import InputSignal, PauseSignal, RunStart, RunState
+from domain.errors import Unavailable
+from workflows import attributes
+from workflows.agent_run import AgentRun
+from workflows.sweep import SCHEDULE_ID, Settle, Sweep
+
+TASK_QUEUE = "perdure"
+SWEEP_EVERY = timedelta(seconds=10)
+RPC_SECONDS = 3.0
+
+T = TypeVar("T")
+_GONE = (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION)
+
+
+class RunClient:
+    """The only way from our code to a run's workflow. Raises Unavailable while Temporal cannot be reached."""
+
+    def __init__(self, client: Client, task_queue: str = TASK_QUEUE) -> None:
+        self._client = client
+        self._task_queue = task_queue
+        self._rpc = timedelta(seconds=RPC_SECONDS)
+
+    async def start(self, start: RunStart) -> None:
+        """Start the run's workflow; starting it again is starting it once."""
+        try:
+            await self._reach(
+                self._client.start_workflow(
+                    AgentRun.run,
+                    start,
+                    id=start.run_id,
+                    task_queue=self._task_queue,
+                    # A finished run starts again only by a retry, which follows a failure.
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE
+                    if start.attempt > 1
+                    else WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    search_attributes=attributes.of(start),
+                    static_summary=f"{start.agent} on {start.model}",
+                    rpc_timeout=self._rpc,
+                )
+            )
+        except WorkflowAlreadyStartedError:
+            pass
+
+    async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None:
+        handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)
+        await self._deliver(handle.signal(AgentRun.pause, PauseSignal(mode=mode), rpc_timeout=self._rpc))
+
+    async def resume(self, run_id: str) -> None:
+        handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)
+        await self._deliver(handle.signal(AgentRun.resume, rpc_timeout=self._rpc))
+
+    async def cancel(self, run_id: str) -> None:
+        """Temporal's own cancellation, so that its UI shows the run as canceled. The reason is in our row."""
+        await self._deliver(self._client.get_workflow_handle(run_id).cancel(rpc_timeout=self._rpc))
+
+    async def input(self, run_id: str, event_id: str) -> None:
+        handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)
+        await self._deliver(handle.signal(AgentRun.input, InputSignal(event_id=event_id), rpc_timeout=self._rpc))
+
+    async def terminate(self, run_id: str, reason: str | None) -> None:
+        """Kill the workflow, then have its rows settled at once."""
+        await self._deliver(self._client.get_workflow_handle(run_id).terminate(reason=reason, rpc_timeout=self._rpc))
+        await self.settle(run_id)
+
+    async def settle(self, run_id: str) -> None:
+        await self._reach(
+            self._client.start_workflow(
+                Settle.run,
+                run_id,
+                id=f"settle-{run_id}",
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                rpc_timeout=self._rpc,
+            )
+        )
+
+    async def state(self, run_id: str) -> RunState:
+        return await self._reach(
+            self._client.get_workflow_handle_for(AgentRun.run, run_id).query(AgentRun.state, rpc_timeout=self._rpc)
+        )
+
+    async def reachable(self) -> bool:
+        try:
+            return await self._client.service_client.check_health(timeout=timedelta(seconds=1))
+        except RPCError:
+            return False
+
+    async def ensure_sweeper(self) -> None:
+        """Create the sweeper's schedule where it is missing."""
+        schedule = Schedule(
+            action=ScheduleActionStartWorkflow(Sweep.run, id="sweep", task_queue=self._task_queue),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=SWEEP_EVERY)]),
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=10)),
+        )
+        try:
+            await self._client.create_schedule(SCHEDULE_ID, schedule)
+        except ScheduleAlreadyRunningError:
+            pass
+
+    async def _deliver(self, call: Awaitable[None]) -> None:
+        """A workflow that is gone needs no command any more."""
+        try:
+            await self._reach(call)
+        except RPCError as error:
+            if error.status not in _GONE:
+                raise
+
+    async def _reach(self, call: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(RPC_SECONDS + 1):
+                return await call
+        except TimeoutError as error:
+            raise Unavailable("Temporal did not answer in time.") from error
+        except RPCError as error:
+            if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+                raise Unavailable("Temporal cannot be reached.") from error
+            raise
+
+

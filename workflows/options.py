@@ -1,0 +1,62 @@
+"""Every timeout and retry of an activity, by name."""
+
+from datetime import timedelta
+from typing import TypedDict
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+MODEL_ATTEMPTS = 12
+HEARTBEAT = timedelta(seconds=12)
+"""A lost worker is noticed after this long. Shorter costs the server: 200 calls at 1 s took a whole core."""
+
+
+class ActivityOptions(TypedDict, total=False):
+    task_queue: str | None
+    start_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    cancellation_type: ActivityCancellationType
+    summary: str
+
+
+def model_call(queue: str | None, timeout_seconds: int, step: int) -> ActivityOptions:
+    """Retried for about seven minutes; a rejection is never retried (the error says so itself)."""
+    return {
+        "task_queue": queue,
+        "start_to_close_timeout": timedelta(seconds=timeout_seconds + 30),
+        "heartbeat_timeout": HEARTBEAT,
+        "retry_policy": RetryPolicy(
+            initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60), maximum_attempts=MODEL_ATTEMPTS
+        ),
+        # The call answers a cancellation with what it had written so far: wait for that.
+        "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        "summary": f"step {step}",
+    }
+
+
+def tool_call(name: str, timeout_seconds: float) -> ActivityOptions:
+    """The tool's own time limit is kept inside the activity; here only a lost worker or database is repaired."""
+    return {
+        "start_to_close_timeout": timedelta(seconds=timeout_seconds + 30),
+        "heartbeat_timeout": HEARTBEAT,
+        "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
+        "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        "summary": name,
+    }
+
+
+def record(summary: str) -> ActivityOptions:
+    """Database only: repeated until it succeeds, for what a run has decided must be written."""
+    return {
+        "start_to_close_timeout": timedelta(seconds=30),
+        "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)),
+        "summary": summary,
+    }
+
+
+def sweep() -> ActivityOptions:
+    return {
+        "start_to_close_timeout": timedelta(minutes=5),
+        "retry_policy": RetryPolicy(maximum_attempts=1),  # the schedule comes again by itself
+    }
