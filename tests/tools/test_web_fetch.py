@@ -6,7 +6,9 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import httpx2
 import pytest
 
 from domain.errors import ToolFailed
@@ -31,7 +33,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(answer: Answer, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Site]:
+async def site(
+    answer: Answer, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[Site]:
     handlers: set[asyncio.Task[object]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +100,9 @@ def test_not_public(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2a00:1450:4001::8a"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2a00:1450:4001::8a"]
+)
 def test_public(address: str) -> None:
     assert is_public(address)
 
@@ -113,7 +119,9 @@ async def test_no_spelling_of_this_machine_is_reached(context: ToolContext, host
     assert served.requests == []
 
 
-@pytest.mark.parametrize("addresses", [["10.1.2.3"], ["127.0.0.1"], ["::1"], ["169.254.169.254", "fd00::1"], ["64:ff9b::7f00:1"], []])
+@pytest.mark.parametrize(
+    "addresses", [["10.1.2.3"], ["127.0.0.1"], ["::1"], ["169.254.169.254", "fd00::1"], ["64:ff9b::7f00:1"], []]
+)
 async def test_a_name_with_private_addresses_is_refused(context: ToolContext, addresses: list[str]) -> None:
     with pytest.raises(ToolFailed, match="not a public address"):
         await fetch(WebFetch(resolver=resolver(addresses)), "http://inside.test/", context)
@@ -127,7 +135,9 @@ async def test_an_unknown_name(context: ToolContext) -> None:
         await fetch(WebFetch(resolver=unknown), "http://nowhere.test/", context)
 
 
-async def test_the_connection_goes_to_the_address_that_was_checked(context: ToolContext, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_connection_goes_to_the_address_that_was_checked(
+    context: ToolContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tools.web_fetch.is_public", lambda address: address == "127.0.0.1")  # stands for a public one
     asked: list[str] = []
     async with site(page(b"public")) as public, site(page(b"private"), "127.0.0.2", public.port) as private:
@@ -143,7 +153,9 @@ async def test_the_connection_goes_to_the_address_that_was_checked(context: Tool
     assert f"\r\nHost: {name}\r\n" in public.requests[0]
 
 
-async def test_private_addresses_beside_a_public_one_are_passed_over(context: ToolContext, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_private_addresses_beside_a_public_one_are_passed_over(
+    context: ToolContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tools.web_fetch.is_public", lambda address: address == "127.0.0.1")
     async with site(page(b"public")) as public, site(page(b"private"), "127.0.0.2", public.port) as private:
         tool = WebFetch(resolver=resolver(["127.0.0.2", "127.0.0.1"]))
@@ -171,7 +183,7 @@ async def test_redirects_are_checked_like_the_first_address(context: ToolContext
 
 
 @pytest.mark.parametrize(
-    "location", ["file:///etc/passwd", "ftp://example.com/", "gopher://x/", "http://a:b@{at}/", "//a@{at}/", "http://[::1", "http:///x"]
+    "location", ["file:///etc/passwd", "ftp://example.com/", "gopher://x/", "http://a:b@{at}/", "//a@{at}/", "http://[::1"]
 )
 async def test_redirects_to_what_is_no_plain_web_address(context: ToolContext, location: str) -> None:
     async def answer(_: str, writer: asyncio.StreamWriter) -> None:
@@ -199,8 +211,23 @@ async def test_redirects_end(context: ToolContext) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["file:///etc/passwd", "ftp://{at}/", "{at}", "http://", "http://user@{at}/", "http://user:pw@{at}/", "http://@[::1", "javascript:1"]
-    + ["http://127.0.0.1:99999/", "http://127.0.0.1:0/", "http://a b/", "http://" + "x" * 300 + ".test/", "http://127.0.0.1\\@{at}/"],
+    [
+        "file:///etc/passwd",
+        "ftp://{at}/",
+        "{at}",
+        "http://",
+        "http://user@{at}/",
+        "http://user:pw@{at}/",
+        "http://@[::1",
+        "javascript:1",
+    ]
+    + [
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:0/",
+        "http://a b/",
+        "http://" + "x" * 300 + ".test/",
+        "http://127.0.0.1\\@{at}/",
+    ],
 )
 async def test_malformed_addresses(context: ToolContext, url: str) -> None:
     async with site(page()) as served:
@@ -289,7 +316,9 @@ EMPTY_GZIP_BLOCKS = zlib.compressobj(wbits=31).flush(zlib.Z_FULL_FLUSH)[:10] + b
 
 
 @pytest.mark.parametrize(
-    ("head", "chunk"), [("", b"x" * 10_000), ("Content-Encoding: gzip\r\n", EMPTY_GZIP_BLOCKS)], ids=["plain", "empty gzip blocks"]
+    ("head", "chunk"),
+    [("", b"x" * 10_000), ("Content-Encoding: gzip\r\n", EMPTY_GZIP_BLOCKS)],
+    ids=["plain", "empty gzip blocks"],
 )
 async def test_an_endless_body_is_cut(context: ToolContext, head: str, chunk: bytes) -> None:
     sent = 0
@@ -333,19 +362,20 @@ async def test_a_slow_server_is_given_up(context: ToolContext, answer: Answer) -
     assert (outcome.content, outcome.is_error) == ("web_fetch took longer than 0.3 seconds", True)
 
 
-async def test_certificates_are_checked_against_the_name(context: ToolContext) -> None:
-    names: list[str | None] = []
+async def test_certificates_are_checked_against_the_name(context: ToolContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = Path(__file__).with_name("secure.test.pem")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.set_ciphers("aNULL:ALL:@SECLEVEL=0")  # no certificate of ours: a client that asks for none could go on
-
-    def note(_socket: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
-        names.append(name)
-
-    tls.sni_callback = note
+    tls.load_cert_chain(certificate)
     async with site(page(), tls=tls) as served:
-        name = f"secure.test:{served.port}"
-        with pytest.raises(ToolFailed, match="cannot connect"):
-            await fetch(WebFetch(frozenset({name}), resolver(["127.0.0.1"])), f"https://{name}/", context)
+        names = [f"{host}:{served.port}" for host in ("secure.test", "other.test")]
+        hosts, here = frozenset(names), resolver(["127.0.0.1"])
+        untrusting = WebFetch(hosts, here)
+        monkeypatch.setattr(httpx2, "create_ssl_context", lambda trust_env: ssl.create_default_context(cafile=certificate))
+        trusting = WebFetch(hosts, here)
 
-    assert names == ["secure.test"]
-    assert served.requests == []
+        assert (await fetch(trusting, f"https://{names[0]}/", context)).endswith("hello")
+        for tool, name in ((trusting, names[1]), (untrusting, names[0])):
+            with pytest.raises(ToolFailed, match="certificate"):
+                await fetch(tool, f"https://{name}/", context)
+
+    assert len(served.requests) == 1

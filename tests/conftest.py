@@ -1,0 +1,40 @@
+"""Fixtures: one real service per test process, a workspace of its own per test, on the database that the round names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service import ServiceThread, Workspace
+
+DATABASE = os.environ.get("PERDURE_TEST_DATABASE", "sqlite")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[object]:
+    """The throwaway cluster of the Postgres round; None in the SQLite round."""
+    if DATABASE == "sqlite":
+        yield None
+        return
+    from tests.postgres import PostgresServer
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_url(postgres) -> str | None:
+    """A fresh database; None: the SQLite file in the data folder."""
+    return None if postgres is None else postgres.create_database()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) -> Iterator[ServiceThread]:
+    data: Path = tmp_path_factory.mktemp("service")
+    with ServiceThread(data, database_url) as running:
+        yield running
+
+
+@pytest.fixture
+def workspace(service: ServiceThread) -> Workspace:
+    return service.workspace()
