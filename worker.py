@@ -1,20 +1,21 @@
 """Composition root of the worker: what a process needs to carry out workflows and activities."""
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from activities.model import ModelActivities
 from activities.records import RecordActivities
-from storage.starts import Route
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
 from live.memory import LiveBus
@@ -22,6 +23,7 @@ from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
 from settings import Settings, secret_reader
 from storage.database import Database
+from storage.starts import Route
 from tools.registry import Tools, builtin_tools, load_functions
 from workflows.agent_run import AgentRun
 from workflows.client import RunClient
@@ -43,7 +45,7 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncGenerator[Parts]:
     """Build and, at the end, close them. Raises Invalid for a configuration that cannot be used."""
     file = settings.file()
     configs = settings.providers(file)
@@ -56,9 +58,7 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
             database=database,
             live=live,
             providers=providers,
-            tools=Tools(
-                builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)
-            ),
+            tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
             routes=routes(configs),
             queues=file.queues,
         )
@@ -73,10 +73,14 @@ def routes(configs: Mapping[str, ProviderConfig]) -> dict[str, Route]:
 
 async def connect(settings: Settings, address: str) -> Client:
     """Connect to Temporal, waiting for it as long as it takes: the order in which processes start does not matter."""
+    # Core's own logger writes to stdout, and blocks for good when a parent does not read that pipe.
+    forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
+    runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("WARN", "ERROR"), forwarding)))
     while True:
         try:
             return await Client.connect(
                 address,
+                runtime=runtime,
                 namespace=settings.temporal_namespace,
                 api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
                 tls=settings.temporal_tls,
@@ -87,7 +91,7 @@ async def connect(settings: Settings, address: str) -> Client:
 
 
 @asynccontextmanager
-async def working(parts: Parts, client: Client, only: Mapping[str, int] | None = None) -> AsyncIterator[None]:
+async def working(parts: Parts, client: Client, only: Mapping[str, int] | None = None) -> AsyncGenerator[None]:
     """Serve the task queues for as long as the block runs; at its end, drain.
 
     `only`: the queues to serve, with activities at once, instead of the main queue and those of `perdure.toml`.

@@ -1,14 +1,14 @@
 """Heartbeats beside the work, so that a lost worker is noticed and a cancellation arrives."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from temporalio import activity
 
 
 @asynccontextmanager
-async def heartbeating() -> AsyncIterator[None]:
+async def heartbeating() -> AsyncGenerator[None]:
     """Heartbeat at half the time-out for as long as the block runs."""
     timeout = activity.info().heartbeat_timeout
     task = asyncio.create_task(_beat(timeout.total_seconds() / 2)) if timeout else None

@@ -64,9 +64,7 @@ class Writing:
 
     def usage(self) -> Usage:
         """Nobody reports the usage of a call that was cut off: count what was seen."""
-        return Usage(
-            output_tokens=sum(estimate_tokens("".join(pieces)) for pieces in self.texts.values()), estimated=True
-        )
+        return Usage(output_tokens=sum(estimate_tokens("".join(pieces)) for pieces in self.texts.values()), estimated=True)
 
 
 class ModelActivities:
@@ -106,7 +104,7 @@ class ModelActivities:
         try:
             provider = self._providers.get(model.provider)
         except ProviderError as error:
-            raise await records.failed(error, 0) from error
+            raise await records.failed(error, 0) from None
         writing = Writing()
         with self._live.stoppable(call.run_id) as stop:
             async with self._slots[model.provider]:
@@ -132,14 +130,14 @@ class ModelActivities:
         try:
             completion = streaming.result()
         except ProviderError as error:
-            raise await records.failed(error, writing.elapsed_ms) from error
+            raise await records.failed(error, writing.elapsed_ms) from None
         drafts = [_draft(index, block, writing) for index, block in enumerate(completion.content)]
         return await asyncio.shield(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
 
     async def _stream(
         self, provider: Provider, request: CompletionRequest, call: CompleteInput, writing: Writing
     ) -> Completion:
-        async with aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]  # providers are generators
+        async with aclosing(provider.stream(request)) as stream:
             async for item in stream:
                 if isinstance(item, Completion):
                     return item

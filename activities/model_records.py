@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import JsonValue
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
@@ -132,12 +132,14 @@ class CallRecords:
             attempt=self._attempt,
             error=RunError(code=error.code, message=error.message, retryable=error.retryable),
         )
-        detail = ErrorDetail.model_validate({
-            "type": _SDK_ERROR.get(error.code, "model_request_failed_error"),
-            "message": error.message,
-            "code": error.code,
-            "retry_status": RetryStatus(type="retrying" if error.retryable else "terminal"),
-        })
+        detail = ErrorDetail.model_validate(
+            {
+                "type": _SDK_ERROR.get(error.code, "model_request_failed_error"),
+                "message": error.message,
+                "code": error.code,
+                "retry_status": RetryStatus(type="retrying" if error.retryable else "terminal"),
+            }
+        )
         drafts = [Draft(end), Draft(SessionError(error=detail))]
         if error.retryable:
             drafts.append(Draft(SessionRescheduled()))
@@ -147,6 +149,7 @@ class CallRecords:
             error.message,
             type=error.code,
             non_retryable=not error.retryable,
+            category=ApplicationErrorCategory.BENIGN,  # expected: it is in the log of events, no stack trace helps
             next_retry_delay=None if from_vendor is None else _delay(from_vendor),
         )
 
@@ -189,19 +192,21 @@ class CallRecords:
         end = events[-1]
         assert isinstance(end.payload, ModelRequestEnd)
         stop: JsonValue = (end.private or {}).get("stop")
-        return CompleteResult.model_validate({
-            "stop": stop,
-            "tools": [self._tool_ref(e.id, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse)],
-            "output_tokens": end.payload.model_usage.output_tokens,
-            "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
-        })
+        return CompleteResult.model_validate(
+            {
+                "stop": stop,
+                "tools": [self._tool_ref(e.id, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse)],
+                "output_tokens": end.payload.model_usage.output_tokens,
+                "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
+            }
+        )
 
     def _tool_ref(self, id: str, name: str) -> ToolRef:
         tool = self._tools.get(name)
         timeout = ToolRef.model_fields["timeout_seconds"].default if tool is None else tool.timeout_seconds
-        return ToolRef.model_validate({
-            "id": id, "name": name, "timeout_seconds": timeout, "waits_for": self._tools.waits_for(name)
-        })
+        return ToolRef.model_validate(
+            {"id": id, "name": name, "timeout_seconds": timeout, "waits_for": self._tools.waits_for(name)}
+        )
 
     def _cost(self, completion: Completion) -> int | None:
         provider = self._model.partition(":")[0]

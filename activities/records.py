@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from storage.starts import Route, run_start
 from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput
 from domain.errors import NotFound, RunFinished
 from domain.events import (
@@ -25,6 +24,7 @@ from domain.runs import RunError, RunStatus, StopReason
 from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, pending_input, read_one
 from storage.runs import Runs
+from storage.starts import Route, run_start
 from storage.tables import RunRow
 
 
@@ -40,8 +40,8 @@ class RecordActivities:
         """Write that the run is paused. It stays its session's active turn."""
         stop = StopReason(type=pause.limit or "interrupted")
         drafts = [
-            Draft(RunPaused(stop_reason=StopReason(type=pause.limit) if pause.limit else None)),
             Draft(SessionIdle(stop_reason=stop)),
+            Draft(RunPaused(stop_reason=StopReason(type=pause.limit) if pause.limit else None)),
         ]
         async with self._database.write() as transaction:
             try:
@@ -95,10 +95,10 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
     # The lock comes first: input that commits before it is seen here, input after it finds the run over.
     run = await runs.get(outcome.run_id, lock=True)
     if not RunStatus(run.status).over:
-        if outcome.status == "completed" and outcome.stop_type == "end_turn":
-            if await pending_input(transaction.connection, outcome.session_id, outcome.run_id):
-                return FinishResult(finished=False)
-        drafts = [Draft(_last_event(outcome, run)), Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type)))]
+        may_go_on = outcome.status == "completed" and outcome.stop_type == "end_turn"
+        if may_go_on and await pending_input(transaction.connection, outcome.session_id, outcome.run_id):
+            return FinishResult(finished=False)
+        drafts = [Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type))), Draft(_last_event(outcome, run))]
         key = f"{outcome.run_id}.{outcome.attempt}/finish"
         await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
     following = await runs.advance(outcome.session_id, outcome.run_id)

@@ -10,11 +10,11 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.records import finish
-from storage.starts import Route, run_start
 from domain.commands import FinishInput, RunStart, SweepResult
 from domain.runs import StopType
 from storage.database import Database
 from storage.runs import Runs
+from storage.starts import Route, run_start
 from storage.tables import RunRow
 
 log = logging.getLogger(__name__)

@@ -45,9 +45,7 @@ def start_of(request: Request, after: int | None, last_seq: int, default: int) -
     return start
 
 
-def viewer(
-    request: Request, start: Start, *, run_id: str | None, types: list[str] | None, deltas: list[str] | None
-) -> Viewer:
+def viewer(request: Request, start: Start, *, run_id: str | None, types: list[str] | None, deltas: list[str] | None) -> Viewer:
     """What this caller wants to see."""
     sdk = is_sdk(request)
     if deltas is not None:

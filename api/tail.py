@@ -253,5 +253,3 @@ def _for_sdk(content: dict[str, Any]) -> dict[str, Any]:
 def sdk_types(types: Iterable[str] | None) -> frozenset[str]:
     """The types that callers with `anthropic-beta` get."""
     return SDK_TYPES if types is None else SDK_TYPES & frozenset(types)
-
-

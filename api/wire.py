@@ -111,28 +111,30 @@ class Session(BaseModel):
     @classmethod
     def of(cls, row: SessionRow, agent: AgentVersion, queue_length: int) -> "Session":
         usage = _usage(row)
-        return cls.model_validate({
-            "id": row.id,
-            "agent": Agent.of(agent),
-            "status": row.status,
-            "title": row.title,
-            "environment_id": row.environment_id,
-            "metadata": row.meta,
-            "usage": {**usage.model_dump(), "active_seconds": row.active_seconds},
-            "stats": {
-                "active_seconds": row.active_seconds,
-                "duration_seconds": (row.updated_at - row.created_at).total_seconds(),
-            },
-            "on_busy": row.on_busy,
-            "active_run_id": row.active_run_id,
-            "queue_length": queue_length,
-            "message_count": row.message_count,
-            "last_message": row.last_message,
-            "cost": cost_of(row.cost_nano_usd),
-            "created_at": row.created_at,
-            "updated_at": row.updated_at,
-            "archived_at": row.archived_at,
-        })
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "agent": Agent.of(agent),
+                "status": row.status,
+                "title": row.title,
+                "environment_id": row.environment_id,
+                "metadata": row.meta,
+                "usage": {**usage.model_dump(), "active_seconds": row.active_seconds},
+                "stats": {
+                    "active_seconds": row.active_seconds,
+                    "duration_seconds": (row.updated_at - row.created_at).total_seconds(),
+                },
+                "on_busy": row.on_busy,
+                "active_run_id": row.active_run_id,
+                "queue_length": queue_length,
+                "message_count": row.message_count,
+                "last_message": row.last_message,
+                "cost": cost_of(row.cost_nano_usd),
+                "created_at": row.created_at,
+                "updated_at": row.updated_at,
+                "archived_at": row.archived_at,
+            }
+        )
 
 
 class Key(BaseModel):
@@ -161,36 +163,38 @@ class Key(BaseModel):
 
 def run_of(row: RunRow, temporal_ui: str | None) -> Run:
     """`temporal_ui`: the address under which Temporal's Web UI shows workflows, if it is known."""
-    return Run.model_validate({
-        "id": row.id,
-        "kind": row.kind,
-        "session_id": row.session_id,
-        "agent": AgentRef(id=row.agent_id, version=row.agent_version, name=row.agent_name),
-        "status": RunStatus(row.status),
-        "waiting_for": row.waiting_for,
-        "stop_reason": StopReason.model_validate({"type": row.stop_type}) if row.stop_type else None,
-        "output": row.output,
-        "error": RunError.model_validate(row.error) if row.error else None,
-        "usage": _usage(row),
-        "cost": cost_of(row.cost_nano_usd),
-        "step_count": row.step_count,
-        "limits": Limits.model_validate(row.limits),
-        "attempt": row.attempt,
-        "parent_run_id": row.parent_run_id,
-        "metadata": row.meta,
-        "created_at": row.created_at,
-        "started_at": row.started_at,
-        "finished_at": row.finished_at,
-        "queue_seconds": (row.started_at - row.created_at).total_seconds() if row.started_at else None,
-        "pause_requested_at": row.pause_requested_at,
-        "paused_at": row.paused_at,
-        "cancel_requested_at": row.cancel_requested_at,
-        "workflow_id": row.id,
-        "links": RunLinks(
-            temporal=f"{temporal_ui}/workflows/{row.id}" if temporal_ui else None,
-            stream=f"/v1/runs/{row.id}/events/stream",
-        ),
-    })
+    return Run.model_validate(
+        {
+            "id": row.id,
+            "kind": row.kind,
+            "session_id": row.session_id,
+            "agent": AgentRef(id=row.agent_id, version=row.agent_version, name=row.agent_name),
+            "status": RunStatus(row.status),
+            "waiting_for": row.waiting_for,
+            "stop_reason": StopReason.model_validate({"type": row.stop_type}) if row.stop_type else None,
+            "output": row.output,
+            "error": RunError.model_validate(row.error) if row.error else None,
+            "usage": _usage(row),
+            "cost": cost_of(row.cost_nano_usd),
+            "step_count": row.step_count,
+            "limits": Limits.model_validate(row.limits),
+            "attempt": row.attempt,
+            "parent_run_id": row.parent_run_id,
+            "metadata": row.meta,
+            "created_at": row.created_at,
+            "started_at": row.started_at,
+            "finished_at": row.finished_at,
+            "queue_seconds": (row.started_at - row.created_at).total_seconds() if row.started_at else None,
+            "pause_requested_at": row.pause_requested_at,
+            "paused_at": row.paused_at,
+            "cancel_requested_at": row.cancel_requested_at,
+            "workflow_id": row.id,
+            "links": RunLinks(
+                temporal=f"{temporal_ui}/workflows/{row.id}" if temporal_ui else None,
+                stream=f"/v1/runs/{row.id}/events/stream",
+            ),
+        }
+    )
 
 
 def _usage(row: UsageColumns) -> Usage:

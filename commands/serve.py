@@ -255,5 +255,3 @@ def _log_to_stderr(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy in ("httpx2", "httpx", "alembic", "uvicorn.error", "sse_starlette", "temporalio.activity", "temporalio.worker"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -46,7 +46,7 @@ def binary() -> str:
 @asynccontextmanager
 async def temporal_server(
     data: Path, port: int, ui_port: int | None, *, dynamic: tuple[str, ...] = (), ip: str = "127.0.0.1"
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """Run the server on `data/temporal.db`; yields its address once it answers. Raises Unavailable with its log's place.
 
     The caller holds the lock on `data`. A server that a killed process left behind on the same file is ended first.

@@ -123,9 +123,7 @@ class AgentConfig(BaseModel):
 
     def allows(self, tool: str, builtin: bool) -> bool:
         """Whether this agent may call the tool of that name."""
-        return any(
-            t.name == tool if isinstance(t, FunctionTool) else builtin and t.enabled(tool) for t in self.tools
-        )
+        return any(t.name == tool if isinstance(t, FunctionTool) else builtin and t.enabled(tool) for t in self.tools)
 
 
 class AgentVersion(BaseModel, frozen=True):

@@ -1,4 +1,4 @@
-"""What travels between the API, workflows and activities: ids, counters and decisions. Members only get added, with defaults."""
+"""What travels between the API, workflows and activities: ids, counters, decisions. Members only get added, with defaults."""
 
 from typing import Literal
 

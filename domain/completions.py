@@ -1,6 +1,6 @@
 """What a provider is asked and what it answers: the one interface behind which every model vendor stands."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field, JsonValue
@@ -110,7 +110,7 @@ class Provider(Protocol):
 
     kind: str
 
-    def stream(self, request: CompletionRequest) -> AsyncIterator[Delta | Completion]:
+    def stream(self, request: CompletionRequest) -> AsyncGenerator[Delta | Completion, None]:
         """Call the model: deltas as they come, at last one Completion.
 
         Raises only ProviderError. Closing the iterator or cancelling the task ends the call at once, connection and

@@ -1,20 +1,20 @@
 """Everything Perdure raises on purpose.
 
-    PerdureError
-    ├── Invalid                 what the caller sent cannot be used            422
-    │   └── MalformedCursor     a page or stream cursor is not one of ours     400
-    ├── Unauthenticated         no key, or a wrong one                         401
-    ├── Forbidden               the key lacks a scope                          403
-    ├── NotFound                no such thing in this workspace                404
-    ├── Conflict                true, but not now                              409
-    │   ├── RunFinished  SessionBusy  VersionConflict  Archived  IdempotencyInFlight
-    ├── TooLarge                the body is over the limit                     413
-    ├── IdempotencyKeyReused    same key, other body                           422
-    ├── Unavailable             a part that the answer needs is not reachable  503
-    ├── ProviderError           a model call failed; says whether to try again
-    │   ├── ProviderAuth  ProviderRejected  ProviderNotConfigured              never retried
-    │   └── ProviderUnavailable  ProviderRateLimited  ProviderStalled  ProviderTruncated   retried
-    └── ToolFailed              a tool's answer to the model is an error
+PerdureError
+├── Invalid                 what the caller sent cannot be used            422
+│   └── MalformedCursor     a page or stream cursor is not one of ours     400
+├── Unauthenticated         no key, or a wrong one                         401
+├── Forbidden               the key lacks a scope                          403
+├── NotFound                no such thing in this workspace                404
+├── Conflict                true, but not now                              409
+│   ├── RunFinished  SessionBusy  VersionConflict  Archived  IdempotencyInFlight
+├── TooLarge                the body is over the limit                     413
+├── IdempotencyKeyReused    same key, other body                           422
+├── Unavailable             a part that the answer needs is not reachable  503
+├── ProviderError           a model call failed; says whether to try again
+│   ├── ProviderAuth  ProviderRejected  ProviderNotConfigured              never retried
+│   └── ProviderUnavailable  ProviderRateLimited  ProviderStalled  ProviderTruncated   retried
+└── ToolFailed              a tool's answer to the model is an error
 """
 
 from typing import ClassVar

@@ -200,30 +200,32 @@ payloads: TypeAdapter[EventPayload] = TypeAdapter(EventPayload)
 
 RUN_OVER_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled", "run.terminated"})
 
-SDK_TYPES = frozenset({
-    "user.message",
-    "user.interrupt",
-    "user.tool_confirmation",
-    "user.custom_tool_result",
-    "agent.message",
-    "agent.thinking",
-    "agent.tool_use",
-    "agent.tool_result",
-    "agent.mcp_tool_use",
-    "agent.mcp_tool_result",
-    "agent.custom_tool_use",
-    "session.error",
-    "session.status_running",
-    "session.status_idle",
-    "session.status_rescheduled",
-    "session.status_terminated",
-    "session.updated",
-    "session.deleted",
-    "span.model_request_start",
-    "span.model_request_end",
-    "event_start",
-    "event_delta",
-})
+SDK_TYPES = frozenset(
+    {
+        "user.message",
+        "user.interrupt",
+        "user.tool_confirmation",
+        "user.custom_tool_result",
+        "agent.message",
+        "agent.thinking",
+        "agent.tool_use",
+        "agent.tool_result",
+        "agent.mcp_tool_use",
+        "agent.mcp_tool_result",
+        "agent.custom_tool_use",
+        "session.error",
+        "session.status_running",
+        "session.status_idle",
+        "session.status_rescheduled",
+        "session.status_terminated",
+        "session.updated",
+        "session.deleted",
+        "span.model_request_start",
+        "span.model_request_end",
+        "event_start",
+        "event_delta",
+    }
+)
 """What the `anthropic` package decodes (types/beta/sessions/beta_managed_agents_stream_session_events.py): it turns a
 type it does not know into a wrong class, so callers that send `anthropic-beta` get these only."""
 

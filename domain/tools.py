@@ -45,5 +45,3 @@ class Tool(Protocol):
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         """Do it and return the text that the model reads. Raises ToolFailed with what the model should know."""
         ...
-
-

@@ -4,7 +4,16 @@ from collections.abc import Iterable
 from typing import Literal
 
 from domain.completions import AnswerBlock, Block, Message, Text, Thinking, ToolResult, ToolUse
-from domain.events import AgentMessage, AgentThinking, AgentToolResult, AgentToolUse, Event, ModelRequestStart, TextContent, UserMessage
+from domain.events import (
+    AgentMessage,
+    AgentThinking,
+    AgentToolResult,
+    AgentToolUse,
+    Event,
+    ModelRequestStart,
+    TextContent,
+    UserMessage,
+)
 
 INTERRUPTED_NOTE = "[Your answer was interrupted here. Go on from where it stopped.]"
 LOST_RESULT = "The outcome of this call is unknown: it was interrupted before it reported."

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -89,7 +89,7 @@ class LiveBus:
             event.set()
 
     @contextmanager
-    def stoppable(self, run_id: str) -> Iterator[asyncio.Event]:
+    def stoppable(self, run_id: str) -> Generator[asyncio.Event]:
         """An event that is set when `stop(run_id)` is called inside the block."""
         event = asyncio.Event()
         self._stops[run_id].add(event)

@@ -6,7 +6,7 @@ object); every other one goes into the request body as it is, `temperature` too:
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -88,7 +88,7 @@ class AnthropicProvider:
         self._place = failures.place_of(config.base_url)
         self._client: anthropic.AsyncAnthropic | None = None
 
-    async def stream(self, request: CompletionRequest) -> AsyncIterator[Delta | Completion]:
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Delta | Completion, None]:
         """As in `domain.completions.Provider`; the prompt is cached by the vendor up to its last block."""
         client, extra = self._connect(), _extra_body(request.options)
         deadline = asyncio.get_running_loop().time() + self._config.timeout_seconds

@@ -19,7 +19,7 @@ import re
 import signal
 from asyncio import SubprocessTransport
 from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -79,7 +79,7 @@ class CommandProvider:
             **environment,
         }
 
-    async def stream(self, request: CompletionRequest) -> AsyncIterator[Delta | Completion]:
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Delta | Completion, None]:
         """Run the program; its standard output is the text, without the newlines at its end.
 
         Raises ProviderRejected with the exit code and the end of standard error, ProviderNotConfigured where the program is

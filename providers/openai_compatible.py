@@ -7,7 +7,7 @@ members that the `openai` package (3.52) does not know: `reasoning_content` (Dee
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -85,7 +85,7 @@ class OpenAICompatibleProvider:
         )
         self._client: openai.AsyncOpenAI | None = None
 
-    async def stream(self, request: CompletionRequest) -> AsyncIterator[Delta | Completion]:
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Delta | Completion, None]:
         """As in `domain.completions.Provider`."""
         client, extra = self._connect(), self._extra_body(request)
         deadline = asyncio.get_running_loop().time() + self._config.timeout_seconds

@@ -7,7 +7,7 @@ worker says the same again. The script language is described in docs/scripted-pr
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from importlib.resources import files
 from math import inf
 from typing import Annotated, Literal
@@ -131,7 +131,7 @@ class ScriptedProvider:
         self._config = config
         self._story: JsonValue = yaml.safe_load(files("providers").joinpath("demo.yaml").read_text(encoding="utf-8"))
 
-    async def stream(self, request: CompletionRequest) -> AsyncIterator[Delta | Completion]:
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Delta | Completion, None]:
         """Play one step. Raises ProviderRejected for a bad script, and whatever the step tells it to raise."""
         step = self._step(request)
         if step.fail and (step.fail.times is None or request.attempt <= step.fail.times):

@@ -1,6 +1,6 @@
 """Connections and transactions. Repositories never commit; whoever opens the transaction does."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Database:
             )
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
+    async def write(self) -> AsyncGenerator[Transaction]:
         """A transaction that commits at the end of the block, rolls back on any exception, then wakes the viewers."""
         async with self._writer.begin() as connection:
             transaction = Transaction(connection)
@@ -49,7 +49,7 @@ class Database:
             self._announce(session_id, seq)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncGenerator[AsyncConnection]:
         """A consistent view that changes nothing."""
         async with self._reader.connect() as connection:
             yield connection

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -18,17 +18,16 @@ from domain.runs import FINISHED
 from storage.projections import Changes, project
 from storage.tables import EventRow, RunRow, SessionRow
 
-_EVENTS = EventRow.__table__  # type: ignore[attr-defined]  # SQLModel declares __table__ nowhere
-COLUMNS = (
-    _EVENTS.c.id,
-    _EVENTS.c.seq,
-    _EVENTS.c.session_id,
-    _EVENTS.c.run_id,
-    _EVENTS.c.created_at,
-    _EVENTS.c.processed_at,
-    _EVENTS.c.type,
-    _EVENTS.c.payload,
-    _EVENTS.c.private,
+COLUMNS: tuple[ColumnElement[Any], ...] = (
+    col(EventRow.id),
+    col(EventRow.seq),
+    col(EventRow.session_id),
+    col(EventRow.run_id),
+    col(EventRow.created_at),
+    col(EventRow.processed_at),
+    col(EventRow.type),
+    col(EventRow.payload),
+    col(EventRow.private),
 )
 
 

@@ -72,9 +72,7 @@ class Runs:
 
     async def change(self, run_id: str, **columns: Any) -> None:
         """Set columns that no event implies, such as when a command was asked for."""
-        await self._connection.execute(
-            update(RunRow).where(col(RunRow.id) == run_id).values(touched_at=now(), **columns)
-        )
+        await self._connection.execute(update(RunRow).where(col(RunRow.id) == run_id).values(touched_at=now(), **columns))
 
     async def newest_in(self, session_id: str) -> str | None:
         statement = (

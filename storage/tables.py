@@ -4,7 +4,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, Index, MetaData, String, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlmodel import Field, SQLModel
 
 SQLModel.metadata.naming_convention = MetaData(
@@ -44,7 +56,7 @@ def _big(default: int | None = 0) -> Any:
 
 
 class WorkspaceRow(SQLModel, table=True):
-    __tablename__ = "workspaces"
+    __tablename__ = "workspaces"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
 
     id: str = Field(primary_key=True)
     name: str
@@ -52,7 +64,7 @@ class WorkspaceRow(SQLModel, table=True):
 
 
 class ApiKeyRow(SQLModel, table=True):
-    __tablename__ = "api_keys"
+    __tablename__ = "api_keys"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
 
     id: str = Field(primary_key=True)
     workspace_id: str = Field(foreign_key="workspaces.id", index=True)
@@ -66,7 +78,7 @@ class ApiKeyRow(SQLModel, table=True):
 
 
 class AgentRow(SQLModel, table=True):
-    __tablename__ = "agents"
+    __tablename__ = "agents"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (Index("ix_agents_workspace_id_name", "workspace_id", "name"),)
 
     id: str = Field(primary_key=True)
@@ -81,7 +93,7 @@ class AgentRow(SQLModel, table=True):
 
 
 class AgentVersionRow(SQLModel, table=True):
-    __tablename__ = "agent_versions"
+    __tablename__ = "agent_versions"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
 
     agent_id: str = Field(foreign_key="agents.id", primary_key=True)
     version: int = Field(primary_key=True)
@@ -101,7 +113,7 @@ class UsageColumns(SQLModel):
 
 
 class SessionRow(UsageColumns, table=True):
-    __tablename__ = "sessions"
+    __tablename__ = "sessions"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (
         Index("ix_sessions_workspace_id_created_at", "workspace_id", "created_at", "id"),
         Index("ix_sessions_active_run_id", "active_run_id"),
@@ -127,7 +139,7 @@ class SessionRow(UsageColumns, table=True):
 
 
 class EventRow(SQLModel, table=True):
-    __tablename__ = "events"
+    __tablename__ = "events"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (
         UniqueConstraint("session_id", "append_key", "append_index"),
         Index("ix_events_run_id_seq", "run_id", "seq"),
@@ -149,7 +161,7 @@ class EventRow(SQLModel, table=True):
 
 
 class RunRow(UsageColumns, table=True):
-    __tablename__ = "runs"
+    __tablename__ = "runs"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (
         Index("ix_runs_workspace_id_created_at", "workspace_id", "created_at", "id"),
         Index("ix_runs_workspace_id_status", "workspace_id", "status", "created_at"),
@@ -191,7 +203,7 @@ class RunRow(UsageColumns, table=True):
 
 
 class IdempotencyRow(SQLModel, table=True):
-    __tablename__ = "idempotency_keys"
+    __tablename__ = "idempotency_keys"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
 
     workspace_id: str = Field(primary_key=True)
     route: str = Field(primary_key=True)

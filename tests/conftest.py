@@ -18,6 +18,7 @@ def postgres() -> Iterator[object]:
         yield None
         return
     from tests.postgres import PostgresServer
+
     with PostgresServer() as server:
         yield server
 
@@ -36,5 +37,6 @@ def service(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) 
 
 
 @pytest.fixture
-def workspace(service: ServiceThread) -> Workspace:
-    return service.workspace()
+def workspace(service: ServiceThread) -> Iterator[Workspace]:
+    with service.workspace() as fresh:
+        yield fresh

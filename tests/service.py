@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,7 +40,14 @@ def free_port() -> int:
 class ServiceThread:
     """API and worker in one thread; `call` runs a coroutine inside it."""
 
-    def __init__(self, data: Path, database_url: str | None, config: Path | None = None, temporal: str | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        database_url: str | None,
+        config: Path | None = None,
+        temporal: str | None = None,
+        dynamic: tuple[str, ...] = (),
+    ) -> None:
         self.settings = Settings(
             data_dir=data,
             database_url=database_url,
@@ -54,6 +61,7 @@ class ServiceThread:
         self.temporal_address = temporal or f"127.0.0.1:{self.settings.temporal_port}"
         self.parts: Parts
         self._temporal = temporal
+        self._dynamic = dynamic
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready: Future[None] = Future()
@@ -83,15 +91,13 @@ class ServiceThread:
         return key
 
     def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve())
-        except BaseException as error:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
+        except Exception as error:
             if self._ready.done():
                 raise
             self._ready.set_exception(error)
-        finally:
-            self._loop.close()
 
     async def _serve(self) -> None:
         data = self.settings.data_dir
@@ -111,7 +117,9 @@ class ServiceThread:
                 temporal_ui=None,
                 poll_seconds=5.0,
             )
-            config = uvicorn.Config(app, port=self.settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+            config = uvicorn.Config(
+                app, port=self.settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=1
+            )
             server = _Server(config)
             async with working(self.parts, client):
                 await runs.ensure_sweeper()
@@ -124,11 +132,11 @@ class ServiceThread:
                 await serving
 
     @asynccontextmanager
-    async def _temporal_server(self) -> AsyncIterator[None]:
+    async def _temporal_server(self) -> AsyncGenerator[None]:
         if self._temporal is not None:
             yield
             return
-        async with temporal_server(self.settings.data_dir, self.settings.temporal_port, None):
+        async with temporal_server(self.settings.data_dir, self.settings.temporal_port, None, dynamic=self._dynamic):
             yield
 
 
@@ -154,7 +162,15 @@ class Workspace:
         self.key = key
         self.http = httpx2.Client(base_url=service.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, *, expect: int | None = None, **more: Any) -> dict[str, Any]:
+    def __enter__(self) -> "Workspace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, expect: int | None = None, **more: Any
+    ) -> dict[str, Any]:
         response = self.http.post(path, json=body or {}, **more)
         assert response.status_code == (expect or response.status_code), response.text
         assert expect is not None or response.is_success, response.text
@@ -174,7 +190,14 @@ class Workspace:
         body = {"agent": agent, "input": text or json.dumps({"script": list(steps)}), **members}
         return RunView(self, self.post("/v1/runs", body, expect=201)["id"])
 
-    def stream(self, path: str, *, last_event_id: str | None = None, until: Callable[[Frame], bool] | None = None, **params: Any) -> list[Frame]:
+    def stream(
+        self,
+        path: str,
+        *,
+        last_event_id: str | None = None,
+        until: Callable[[Frame], bool] | None = None,
+        **params: Any,
+    ) -> list[Frame]:
         """Read a stream until `until`, or to its end."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         frames: list[Frame] = []
@@ -225,7 +248,12 @@ class RunView:
         return self._workspace.stream(f"/v1/runs/{self.id}/events/stream", **options)
 
 
-def parse(lines: Any) -> Any:
+def is_delta(frame: Frame) -> bool:
+    """Whether it is a piece of text being written."""
+    return frame.event == "event_delta"
+
+
+def parse(lines: Iterable[str]) -> Iterator[Frame]:
     """Server-sent events out of lines; comments are dropped."""
     fields: dict[str, str] = {}
     for line in lines:

@@ -5,7 +5,11 @@ from tests.service import Workspace
 
 def test_a_run_streams_calls_tools_and_completes(workspace: Workspace) -> None:
     run = workspace.start(
-        {"thinking": "Let me write.", "text": "Writing.", "tools": [{"name": "write", "input": {"file_path": "a.txt", "content": "hello"}}]},
+        {
+            "thinking": "Let me write.",
+            "text": "Writing.",
+            "tools": [{"name": "write", "input": {"file_path": "a.txt", "content": "hello"}}],
+        },
         {"tools": [{"name": "read", "input": {"file_path": "a.txt"}}]},
         {"text": "It says hello."},
         tools=["write", "read"],

@@ -125,7 +125,7 @@ class Tools:
             if task is None or task.cancelling():
                 raise
             return _unexpected(tool.name, error)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool is somebody else's code, and its faults must not end the run
             return _unexpected(tool.name, error)
 
 

@@ -1,6 +1,7 @@
 """The run of an agent: model call, tool calls, again, until the turn ends or something stops it. Decides, never does."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any
 
@@ -219,11 +220,10 @@ class AgentRun:
 
     async def _why_interrupted(self) -> None:
         # The stop flag of the live bus can be faster than the signal that says what it is for.
-        known = lambda: self._cancelled or self._expired or self._pause is not None  # noqa: E731
-        try:
-            await workflow.wait_condition(known, timeout=timedelta(seconds=10))
-        except TimeoutError:
-            pass
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._cancelled or self._expired or self._pause is not None, timeout=timedelta(seconds=10)
+            )
 
     async def _call_tools(self, tools: tuple[ToolRef, ...]) -> None:
         self._tell("tools: " + ", ".join(tool.name for tool in tools))
@@ -275,7 +275,7 @@ class AgentRun:
         return await workflow.execute_activity_method(RecordActivities.finish, outcome, **options.record(outcome.status))
 
     async def _start_next(self, following: RunStart) -> None:
-        try:
+        with contextlib.suppress(WorkflowAlreadyStartedError):  # the sweeper was faster
             await workflow.start_child_workflow(
                 AgentRun.run,
                 following,
@@ -284,8 +284,6 @@ class AgentRun:
                 search_attributes=attributes.of(following),
                 static_summary=f"{following.agent} on {following.model}",
             )
-        except WorkflowAlreadyStartedError:
-            pass  # the sweeper was faster
 
     def _watch_the_clock(self) -> "asyncio.Task[None] | None":
         seconds = self._start.limits.max_seconds

@@ -14,10 +14,12 @@ ALL = (STATUS, WORKSPACE, SESSION, AGENT, MODEL)
 
 
 def of(start: RunStart) -> TypedSearchAttributes:
-    return TypedSearchAttributes([
-        SearchAttributePair(STATUS, "running"),
-        SearchAttributePair(WORKSPACE, start.workspace_id),
-        SearchAttributePair(SESSION, start.session_id),
-        SearchAttributePair(AGENT, start.agent),
-        SearchAttributePair(MODEL, start.model),
-    ])
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(STATUS, "running"),
+            SearchAttributePair(WORKSPACE, start.workspace_id),
+            SearchAttributePair(SESSION, start.session_id),
+            SearchAttributePair(AGENT, start.agent),
+            SearchAttributePair(MODEL, start.model),
+        ]
+    )

@@ -1,6 +1,7 @@
 """Starting, signalling and asking runs. Every call is idempotent: the workflow's id is the run's."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Literal, TypeVar
@@ -43,7 +44,7 @@ class RunClient:
 
     async def start(self, start: RunStart) -> None:
         """Start the run's workflow; starting it again is starting it once."""
-        try:
+        with contextlib.suppress(WorkflowAlreadyStartedError):
             await self._reach(
                 self._client.start_workflow(
                     AgentRun.run,
@@ -60,8 +61,6 @@ class RunClient:
                     rpc_timeout=self._rpc,
                 )
             )
-        except WorkflowAlreadyStartedError:
-            pass
 
     async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None:
         handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)
@@ -114,10 +113,8 @@ class RunClient:
             spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=SWEEP_EVERY)]),
             policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=10)),
         )
-        try:
+        with contextlib.suppress(ScheduleAlreadyRunningError):
             await self._client.create_schedule(SCHEDULE_ID, schedule)
-        except ScheduleAlreadyRunningError:
-            pass
 
     async def _deliver(self, call: Awaitable[None]) -> None:
         """A workflow that is gone needs no command any more."""
@@ -137,5 +134,3 @@ class RunClient:
             if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
                 raise Unavailable("Temporal cannot be reached.") from error
             raise
-
-

@@ -22,6 +22,4 @@ PASSED_THROUGH = (
 
 def workflow_runner() -> SandboxedWorkflowRunner:
     """Sandboxed, with what is known to be deterministic passed through: importing it anew costs 2 s a run."""
-    return SandboxedWorkflowRunner(
-        restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
-    )
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH))

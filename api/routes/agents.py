@@ -88,9 +88,7 @@ async def get_agent(agent_id: str, caller: AgentsRead, unit: UnitOfWork) -> Agen
 
 
 @router.post("/{agent_id}")
-async def update_agent(
-    agent_id: str, body: AgentUpdate, caller: AgentsWrite, unit: UnitOfWork, service: TheService
-) -> Agent:
+async def update_agent(agent_id: str, body: AgentUpdate, caller: AgentsWrite, unit: UnitOfWork, service: TheService) -> Agent:
     """Write the next version. With `version`, only if that is still the newest: else 409 `version_conflict`."""
     agents = Agents(unit.connection, caller.workspace_id)
     newest = await agents.get(agent_id)
@@ -127,7 +125,10 @@ async def roll_back(agent_id: str, body: Rollback, caller: AgentsWrite, unit: Un
 
 def _merged(config: AgentConfig, body: AgentUpdate) -> dict[str, Any]:
     given = body.model_dump(exclude_unset=True, exclude={"version", "metadata"})
-    merged = {**config.model_dump(), **{name: value for name, value in given.items() if name in _CLEARABLE or value is not None}}
+    merged = {
+        **config.model_dump(),
+        **{name: value for name, value in given.items() if name in _CLEARABLE or value is not None},
+    }
     if body.metadata is not None:
         both = {**config.metadata, **body.metadata}
         merged["metadata"] = {key: value for key, value in both.items() if value is not None}

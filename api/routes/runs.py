@@ -60,9 +60,7 @@ class Input(BaseModel):
 
 
 @router.post("", status_code=201)
-async def start_run(
-    body: RunCreate, caller: RunsWrite, unit: UnitOfWork, service: TheService, response: Response
-) -> Run:
+async def start_run(body: RunCreate, caller: RunsWrite, unit: UnitOfWork, service: TheService, response: Response) -> Run:
     """Start a run and return at once; follow it at `Content-Location`."""
     session_id = await _session_for(body, unit, service)
     new = NewRun(
@@ -113,9 +111,7 @@ async def list_runs(
 ) -> List[Run]:
     """Runs, the newest first."""
     wanted = RunFilter(status or (), agent_id, session_id, created_after, created_before)
-    found = await Runs(unit.connection).find(
-        caller.workspace_id, wanted, limit=limit, cursor=page, descending=order == "desc"
-    )
+    found = await Runs(unit.connection).find(caller.workspace_id, wanted, limit=limit, cursor=page, descending=order == "desc")
     return List.of([run_of(row, service.temporal_ui) for row in found.rows], found.next_page)
 
 
@@ -137,9 +133,7 @@ async def list_run_events(
 
 
 @router.post("/{run_id}/pause", status_code=202)
-async def pause_run(
-    run_id: str, caller: RunsWrite, unit: UnitOfWork, service: TheService, body: Pause | None = None
-) -> Run:
+async def pause_run(run_id: str, caller: RunsWrite, unit: UnitOfWork, service: TheService, body: Pause | None = None) -> Run:
     """Pause at the next step boundary; mode `now` interrupts the model call in flight and keeps its text."""
     row = await service.runs.pause(unit, run_id, (body or Pause()).mode)
     return run_of(row, service.temporal_ui)
@@ -151,17 +145,13 @@ async def resume_run(run_id: str, caller: RunsWrite, unit: UnitOfWork, service: 
 
 
 @router.post("/{run_id}/cancel", status_code=202)
-async def cancel_run(
-    run_id: str, caller: RunsWrite, unit: UnitOfWork, service: TheService, body: Stop | None = None
-) -> Run:
+async def cancel_run(run_id: str, caller: RunsWrite, unit: UnitOfWork, service: TheService, body: Stop | None = None) -> Run:
     """Stop it gracefully: what was written is kept. `run.cancelled` confirms that it has stopped."""
     return run_of(await service.runs.cancel(unit, run_id, (body or Stop()).reason), service.temporal_ui)
 
 
 @router.post("/{run_id}/terminate", status_code=202)
-async def terminate_run(
-    run_id: str, caller: RunsWrite, unit: UnitOfWork, service: TheService, body: Stop | None = None
-) -> Run:
+async def terminate_run(run_id: str, caller: RunsWrite, unit: UnitOfWork, service: TheService, body: Stop | None = None) -> Run:
     """Kill it where it stands."""
     return run_of(await service.runs.terminate(unit, run_id, (body or Stop()).reason), service.temporal_ui)
 

@@ -133,7 +133,9 @@ async def list_sessions(
     include_archived: bool = False,
 ) -> List[Session]:
     """Sessions, the newest first."""
-    wanted = SessionFilter(agent_id, agent_version, statuses or (), _aware(created_after), _aware(created_before), include_archived)
+    wanted = SessionFilter(
+        agent_id, agent_version, statuses or (), _aware(created_after), _aware(created_before), include_archived
+    )
     sessions = Sessions(unit.connection, caller.workspace_id)
     found = await sessions.find(wanted, limit=limit, cursor=page, descending=order == "desc")
     return List.of([await _session(unit, row) for row in found.rows], found.next_page)

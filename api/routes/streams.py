@@ -27,7 +27,6 @@ async def _authenticated(request: Request, service: TheService) -> Principal:
         return await authenticate(request, connection)
 
 
-
 _SSE: dict[int | str, dict[str, Any]] = {**PROBLEMS, 200: {"content": {"text/event-stream": {}}, "description": "Events"}}
 router = APIRouter(tags=["streams"], dependencies=[Depends(_authenticated)])
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from storage.starts import Route, run_start
 from api.transaction import Unit
 from domain.agents import Limits
 from domain.clock import now
@@ -28,6 +27,7 @@ from storage.journal import Draft, read
 from storage.rows import add
 from storage.runs import Runs
 from storage.sessions import Sessions
+from storage.starts import Route, run_start
 from storage.tables import RunRow, SessionRow
 from workflows.client import RunClient
 

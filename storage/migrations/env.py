@@ -1,11 +1,25 @@
 """Alembic's entry point. The connection comes from `storage.schema.migrate`."""
 
-from alembic import context
-from sqlmodel import SQLModel
+from typing import Literal
 
-from storage import tables  # noqa: F401  # registers the tables
+from alembic import context
+from sqlmodel import AutoString
+
+import storage.tables
+
+
+def render(kind: str, value: object, _context: object) -> str | Literal[False]:
+    """Migrations name SQLAlchemy's types, not SQLModel's own."""
+    return "sa.String()" if kind == "type" and isinstance(value, AutoString) else False
+
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True, compare_type=True)
+context.configure(
+    connection=connection,
+    target_metadata=storage.tables.SQLModel.metadata,
+    render_as_batch=True,
+    compare_type=True,
+    render_item=render,
+)
 with context.begin_transaction():
     context.run_migrations()

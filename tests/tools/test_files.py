@@ -123,7 +123,7 @@ async def test_a_folder_swapped_for_a_link_meanwhile_is_not_followed(context: To
     swapper.start()
     seen: set[str] = set()
     try:
-        for number in range(400):
+        for number in range(150):
             for attempt in (
                 use(Read(), context, file_path="folder/file.txt"),
                 write(context, "folder/file.txt", "fine", str(number)),
@@ -212,24 +212,29 @@ async def test_file_count_limit(context: ToolContext) -> None:
     [
         ("two", False, "one 2 aaa one"),
         ("one", True, "2 two aaa 2"),
-        ("one", False, "more than once"),
-        ("aa", False, "more than once"),
-        ("three", False, "does not occur"),
-        ("2", False, "are the same"),
     ],
 )
 async def test_edit(context: ToolContext, old: str, replace_all: bool, result: str) -> None:
     await write(context, "file.txt", "one two aaa one")
     (context.directory / "file.txt").chmod(0o750)
 
-    try:
-        await use(Edit(), context, file_path="file.txt", old_string=old, new_string="2", replace_all=replace_all)
-    except ToolFailed as failure:
-        assert result in failure.message
-        assert (context.directory / "file.txt").read_text() == "one two aaa one"
-    else:
-        assert (context.directory / "file.txt").read_text() == result
-        assert stat.S_IMODE((context.directory / "file.txt").stat().st_mode) == 0o750
+    await use(Edit(), context, file_path="file.txt", old_string=old, new_string="2", replace_all=replace_all)
+
+    assert (context.directory / "file.txt").read_text() == result
+    assert stat.S_IMODE((context.directory / "file.txt").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize(
+    ("old", "reason"),
+    [("one", "more than once"), ("aa", "more than once"), ("three", "does not occur"), ("2", "are the same")],
+)
+async def test_edits_that_are_refused(context: ToolContext, old: str, reason: str) -> None:
+    await write(context, "file.txt", "one two aaa one")
+
+    with pytest.raises(ToolFailed, match=reason):
+        await use(Edit(), context, file_path="file.txt", old_string=old, new_string="2")
+
+    assert (context.directory / "file.txt").read_text() == "one two aaa one"
 
 
 async def test_a_repeated_call_is_done_once(context: ToolContext) -> None:

@@ -111,9 +111,12 @@ def undocumented(x: int) -> str:
     return str(x)
 
 
-def unannotated(x) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def unannotated(x: int) -> str:
     """Has a parameter that says nothing."""
-    return str(x)  # pyright: ignore
+    return str(x)
+
+
+del unannotated.__annotations__["x"]
 
 
 def variable(*numbers: int) -> str:
@@ -131,7 +134,9 @@ def größe() -> str:
     return ""
 
 
-@pytest.mark.parametrize("function", [undocumented, unannotated, variable, positional, größe], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [undocumented, unannotated, variable, positional, größe], ids=lambda function: function.__name__
+)
 def test_functions_that_cannot_be_tools(function: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match=function.__name__):
         function_tool(effect=Effect.READ)(function)

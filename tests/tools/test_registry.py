@@ -215,7 +215,7 @@ def {name}(x: int) -> str:
 
 
 def test_functions_of_the_operators_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "operator_one.py").write_text(TOOL_MODULE.format(name="one"))
     (tmp_path / "operator_two.py").write_text("from operator_one import one\n" + TOOL_MODULE.format(name="two"))
     (tmp_path / "operator_clash.py").write_text(TOOL_MODULE.format(name="read"))

@@ -88,14 +88,22 @@ async def fetch(tool: WebFetch, url: str, context: ToolContext) -> str:
     return await asyncio.wait_for(tool.call(WebFetchArguments(url=url), context), 10)
 
 
-@pytest.mark.parametrize(
-    "address",
-    """127.0.0.1 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200
-    192.0.0.8 192.0.2.1 192.88.99.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255 168.63.129.16
-    :: ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::ffff:0:127.0.0.1 64:ff9b::7f00:1 64:ff9b::808:808 64:ff9b:1::a00:1 100::1
-    2001::1 2001:db8::1 2002:7f00:1::1 3fff::1 5f00::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%eth0 2606:4700::1111%eth0 fec0::1 ff02::1
-    localhost 127.1 2130706433""".split(),
-)
+NOT_PUBLIC = """
+    127.0.0.1 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254
+    100.64.0.1 100.100.100.200 192.0.0.8 192.0.2.1 192.88.99.1 198.18.0.1 198.51.100.1 203.0.113.1
+    224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255 168.63.129.16
+    :: ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::ffff:0:127.0.0.1 64:ff9b::7f00:1 64:ff9b::808:808
+    64:ff9b:1::a00:1 100::1 2001::1 2001:db8::1 2002:7f00:1::1 3fff::1 5f00::1 fc00::1 fd00:ec2::254
+    fe80::1 fe80::1%eth0 2606:4700::1111%eth0 fec0::1 ff02::1
+    localhost 127.1 2130706433
+"""
+THIS_MACHINE = """
+    127.0.0.1 127.1 0x7f.1 0x7f000001 2130706433 0177.0.0.1 0 localhost LOCALHOST.
+    [::1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::]
+"""
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC.split())
 def test_not_public(address: str) -> None:
     assert not is_public(address)
 
@@ -107,10 +115,7 @@ def test_public(address: str) -> None:
     assert is_public(address)
 
 
-@pytest.mark.parametrize(
-    "host",
-    "127.0.0.1 127.1 0x7f.1 0x7f000001 2130706433 0177.0.0.1 0 localhost LOCALHOST. [::1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::]".split(),
-)
+@pytest.mark.parametrize("host", THIS_MACHINE.split())
 async def test_no_spelling_of_this_machine_is_reached(context: ToolContext, host: str) -> None:
     async with site(page()) as served:
         with pytest.raises(ToolFailed):
@@ -138,7 +143,7 @@ async def test_an_unknown_name(context: ToolContext) -> None:
 async def test_the_connection_goes_to_the_address_that_was_checked(
     context: ToolContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.web_fetch.is_public", lambda address: address == "127.0.0.1")  # stands for a public one
+    monkeypatch.setattr("tools.web_fetch.is_public", "127.0.0.1".__eq__)  # stands for a public address
     asked: list[str] = []
     async with site(page(b"public")) as public, site(page(b"private"), "127.0.0.2", public.port) as private:
         tool = WebFetch(resolver=resolver(["127.0.0.1"], ["127.0.0.2"], asked=asked))
@@ -156,7 +161,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked(
 async def test_private_addresses_beside_a_public_one_are_passed_over(
     context: ToolContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.web_fetch.is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr("tools.web_fetch.is_public", "127.0.0.1".__eq__)
     async with site(page(b"public")) as public, site(page(b"private"), "127.0.0.2", public.port) as private:
         tool = WebFetch(resolver=resolver(["127.0.0.2", "127.0.0.1"]))
         assert (await fetch(tool, f"http://both.test:{public.port}/", context)).endswith("\n\npublic")
@@ -198,8 +203,8 @@ async def test_redirects_to_what_is_no_plain_web_address(context: ToolContext, l
 async def test_redirects_end(context: ToolContext) -> None:
     async def answer(path: str, writer: asyncio.StreamWriter) -> None:
         left = int(path[1:])
-        headers = {"status": "302 Found", "Location": f"/{left - 1}", "Set_Cookie": "a=b"} if left else {}
-        await page(**headers)(path, writer)
+        here = page(status="302 Found", Location=f"/{left - 1}", Set_Cookie="a=b") if left else page()
+        await here(path, writer)
 
     async with site(answer) as served:
         tool = WebFetch(frozenset({served.at}))
@@ -220,8 +225,6 @@ async def test_redirects_end(context: ToolContext) -> None:
         "http://user:pw@{at}/",
         "http://@[::1",
         "javascript:1",
-    ]
-    + [
         "http://127.0.0.1:99999/",
         "http://127.0.0.1:0/",
         "http://a b/",
@@ -366,11 +369,15 @@ async def test_certificates_are_checked_against_the_name(context: ToolContext, m
     certificate = Path(__file__).with_name("secure.test.pem")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
+
+    def trust(trust_env: bool) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=certificate)
+
     async with site(page(), tls=tls) as served:
         names = [f"{host}:{served.port}" for host in ("secure.test", "other.test")]
         hosts, here = frozenset(names), resolver(["127.0.0.1"])
         untrusting = WebFetch(hosts, here)
-        monkeypatch.setattr(httpx2, "create_ssl_context", lambda trust_env: ssl.create_default_context(cafile=certificate))
+        monkeypatch.setattr(httpx2, "create_ssl_context", trust)
         trusting = WebFetch(hosts, here)
 
         assert (await fetch(trusting, f"https://{names[0]}/", context)).endswith("hello")

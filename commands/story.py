@@ -1,0 +1,361 @@
+"""A run as it happens: the text as it is written, reasoning dimmed, a line for each tool call, a line of progress.
+
+The final event of a text is authoritative and nothing is shown twice: a preview is completed by its final event, or marked
+void when its model call failed. Without a terminal previews are left out, and the last answer goes to stdout alone.
+"""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from pydantic import BaseModel, JsonValue, ValidationError
+from rich.console import RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from commands.connection import Frame
+from commands.show import Screen, clean, money, one_line, tokens
+from domain import events
+from domain.transcript import plain
+from domain.usage import Cost, Usage, cost_of
+
+INPUT_CHARS = 70
+RESULT_CHARS = 70
+_THINKING, _TEXT, _WRONG = "dim italic", "", "red"
+
+
+class Delta(BaseModel):
+    type: str
+    text: str = ""
+    thinking: str = ""
+
+
+class DeltaContent(BaseModel):
+    content: Delta
+
+
+class EventDelta(BaseModel):
+    """A piece of a text that is being written."""
+
+    event_id: str
+    delta: DeltaContent
+
+
+class Opened(BaseModel):
+    id: str
+    type: str
+
+
+class EventStart(BaseModel):
+    event: Opened
+
+
+class Done(BaseModel):
+    """The end of a run's stream."""
+
+    status: str
+
+
+class Envelope(BaseModel):
+    id: str
+    run_id: str | None
+    created_at: datetime
+
+
+@dataclass
+class Block:
+    """A text being written: what is on the screen of it, and what the stream has sent since it last began at the start."""
+
+    style: str
+    shown: str = ""
+    received: str = ""
+
+
+@dataclass
+class Tally:
+    """What the run has used so far."""
+
+    usage: Usage = Usage()
+    nano_usd: int | None = 0
+    calls: int = 0
+    started_at: datetime | None = None
+    since: float = field(default_factory=monotonic)
+
+    def add(self, end: events.ModelRequestEnd) -> None:
+        self.calls += 1
+        self.usage += end.model_usage
+        if not end.is_error or end.model_usage.output_tokens:
+            # A call of unknown price makes the sum unknown, as in the run itself.
+            self.nano_usd = None if end.cost is None or self.nano_usd is None else self.nano_usd + end.cost.nano_usd
+
+    @property
+    def cost(self) -> Cost | None:
+        return cost_of(self.nano_usd)
+
+
+class Story:
+    """Show the frames of a stream, in their order. `typed` is the message that the person has before their eyes already."""
+
+    def __init__(self, screen: Screen, typed: str | None = None) -> None:
+        self.status: str | None = None
+        """How the run ended, once it has."""
+        self.question: str | None = None
+        """The question that a run waits with."""
+        self._screen = screen
+        self._typed = typed
+        self._blocks: dict[str, Block] = {}
+        self._open: str | None = None
+        self._uses: dict[str, events.AgentToolUse] = {}
+        self._questions: dict[str, str] = {}
+        self._held: list[str] = []
+        self._tally = Tally()
+        self._doing = "waiting to start"
+        self._spinner = Spinner("dots", style="dim")
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        self._progress()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._break_line()
+        self._stop_progress()
+        self._release_held()
+
+    def dropped(self, why: str) -> None:
+        """The connection broke; the stream is being taken up again."""
+        if self._open is None:
+            self._doing = f"connection lost ({one_line(why, 60)}), taking it up again"
+
+    def show(self, frame: Frame) -> None:
+        match frame.event:
+            case "event_start":
+                start = EventStart.model_validate_json(frame.data).event
+                block = self._blocks.setdefault(start.id, Block(_style(start.type == "agent.thinking")))
+                block.received = ""
+            case "event_delta":
+                self._preview(EventDelta.model_validate_json(frame.data))
+            case "done":
+                self.status = Done.model_validate_json(frame.data).status
+            case _:
+                content = frame.json()
+                try:
+                    payload = events.payloads.validate_python(content)
+                except ValidationError:
+                    return  # a type of event that this version does not know
+                self._event(Envelope.model_validate(content), payload)
+
+    def _event(self, at: Envelope, payload: events.EventPayload) -> None:
+        match payload:
+            case events.UserMessage():
+                self._message(plain(payload.content))
+            case events.AgentThinking():
+                self._final(at.id, payload.text, _THINKING, payload.interrupted)
+            case events.AgentMessage():
+                text = plain(payload.content)
+                if self._screen.is_terminal:
+                    self._final(at.id, text, _TEXT, payload.interrupted)
+                else:
+                    self._held.append(text)
+            case events.AgentToolUse():
+                self._uses[at.id] = payload
+                self._doing = f"running {payload.name}"
+                self._progress()
+            case events.AgentToolResult():
+                self._result(payload)
+            case events.AgentQuestion():
+                self._ask(at, payload)
+            case events.UserAnswer():
+                self._answered(payload.tool_use_id)
+            case events.ModelRequestStart():
+                self._release_held()
+                self._doing = f"{payload.model} is thinking"
+                self._progress()
+            case events.ModelRequestEnd():
+                self._tally.add(payload)
+                self._void(payload.error.message if payload.error else "the model call failed")
+                self._doing = "going on"
+                self._progress()
+            case events.SessionError():
+                again = payload.error.retry_status.type == "retrying"
+                self._line(f"✗ model call failed: {payload.error.message}{' Trying again.' if again else ''}", _WRONG)
+            case _:
+                self._run_event(at, payload)
+
+    def _run_event(self, at: Envelope, payload: events.EventPayload) -> None:
+        match payload:
+            case events.RunQueued():
+                self.status = None
+                if payload.attempt > 1:
+                    self._line(f"— attempt {payload.attempt} —", "dim")
+            case events.RunStarted():
+                self._tally = Tally(started_at=at.created_at)
+            case events.RunPaused():
+                why = f" ({payload.stop_reason.type})" if payload.stop_reason else ""
+                self._line(f"Paused{why}. Go on with: perdure runs resume {at.run_id}", "yellow")
+                self._doing = "paused"
+            case events.RunResumed():
+                self._line("Resumed.", "yellow")
+            case events.RunCompleted():
+                self._over(at, payload.stop_reason.type, completed=True)
+            case events.RunFailed():
+                self._over(at, f"failed: {payload.error.code}: {payload.error.message}")
+            case events.RunCancelled():
+                self._over(at, f"cancelled: {payload.reason}" if payload.reason else "cancelled")
+            case events.RunTerminated():
+                self._over(at, f"terminated: {payload.reason}" if payload.reason else "terminated")
+            case _:
+                pass
+
+    def _preview(self, piece: EventDelta) -> None:
+        if not self._screen.is_terminal:
+            return
+        content = piece.delta.content
+        thinking = content.type == "thinking"
+        block = self._blocks.setdefault(piece.event_id, Block(_style(thinking)))
+        block.received += content.thinking if thinking else content.text
+        # After a break of the connection a text may come from its start again.
+        if len(block.received) > len(block.shown):
+            self._write(piece.event_id, block.received[len(block.shown) :], block.style)
+            block.shown = block.received
+
+    def _final(self, id: str, text: str, style: str, interrupted: bool) -> None:
+        shown = self._blocks.pop(id, Block(style)).shown
+        if not text.startswith(shown):
+            self._line("↻ what stands above was changed; it reads:", "yellow")
+            shown = ""
+        if rest := text[len(shown) :]:
+            self._write(id, rest, style)
+        if self._open == id:
+            self._break_line()
+        if interrupted:
+            self._line("⏸ interrupted here", "yellow")
+
+    def _void(self, why: str) -> None:
+        """What is still open when a model call ends will never be final."""
+        written = any(block.shown for block in self._blocks.values())
+        self._blocks.clear()
+        if written:
+            self._line(f"✗ void: the text above does not count ({one_line(why, 80)})", _WRONG)
+
+    def _message(self, text: str) -> None:
+        if text == self._typed:
+            self._typed = None
+            return
+        self._line(f"› {text}", "bold")
+
+    def _result(self, result: events.AgentToolResult) -> None:
+        use = self._uses.pop(result.tool_use_id, None)
+        named = f"{use.name} {one_line(json.dumps(use.input, ensure_ascii=False), INPUT_CHARS)}" if use else "tool"
+        outcome = one_line(plain(result.content), RESULT_CHARS)
+        took = f" ({result.duration_ms} ms)" if result.duration_ms is not None else ""
+        mark, style = ("✗", _WRONG) if result.is_error else ("✓", "cyan")
+        self._line(f"{mark} {named} → {outcome}{took}", style)
+        self._answered(result.tool_use_id)
+
+    def _ask(self, at: Envelope, asked: events.AgentQuestion) -> None:
+        self._questions[asked.tool_use_id] = asked.question
+        self.question = asked.question
+        self._line(f"? {asked.question}", "bold yellow")
+        self._line(f"  Answer with: perdure runs input {at.run_id} TEXT", "dim")
+        self._doing = "waiting for an answer"
+
+    def _answered(self, tool_use_id: str) -> None:
+        self._questions.pop(tool_use_id, None)
+        self.question = next(iter(self._questions.values()), None)
+
+    def _over(self, at: Envelope, how: str, *, completed: bool = False) -> None:
+        self._void("the run ended before it was whole")
+        if completed:
+            self._break_line()
+            self._stop_progress()
+            for text in self._held:
+                self._screen.answer(text)
+            self._held.clear()
+        self._release_held()
+        since = self._tally.started_at or at.created_at
+        took = f"{(at.created_at - since).total_seconds():.1f} s"
+        line = f"{how} · {self._figures(took)} · {at.run_id}"
+        self._line(f"✓ {line}" if completed else f"✗ {line}", "dim" if completed else _WRONG)
+        self._questions.clear()
+        self.question = None
+        self._doing = "over"
+
+    def _figures(self, took: str) -> str:
+        tally = self._tally
+        calls = f"{tally.calls} model call{'' if tally.calls == 1 else 's'}"
+        return f"{calls} · {tokens(tally.usage)} · {money(tally.cost)} · {took}"
+
+    def _release_held(self) -> None:
+        """Texts that were not the last answer."""
+        for text in self._held:
+            self._screen.note(text)
+        self._held.clear()
+
+    def _write(self, id: str, text: str, style: str) -> None:
+        self._stop_progress()
+        if self._open != id:
+            self._break_line()
+        self._open = id
+        self._screen.out.print(Text(clean(text), style=style), end="")
+
+    def _break_line(self) -> None:
+        if self._open is not None:
+            self._screen.out.print()
+            self._open = None
+
+    def _line(self, text: str, style: str) -> None:
+        self._break_line()
+        self._stop_progress()
+        self._screen.note(text, style)
+        self._progress()
+
+    def _progress(self) -> None:
+        """Show the line of progress under what is written, unless a text is being written."""
+        if self._screen.is_terminal and self._open is None and self._live is None and self.status is None:
+            self._live = Live(
+                get_renderable=self._progress_line, console=self._screen.out, transient=True, refresh_per_second=10
+            )
+            self._live.start()
+
+    def _stop_progress(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _progress_line(self) -> RenderableType:
+        took = f"{monotonic() - self._tally.since:.1f} s"
+        text = f"{clean(self._doing)} · {self._figures(took)}"
+        # One row: a longer line would leave its first rows behind on the screen.
+        width = max(10, self._screen.out.width - 4)
+        self._spinner.update(text=Text(text[:width], style="dim"))
+        return self._spinner
+
+
+def _style(thinking: bool) -> str:
+    return _THINKING if thinking else _TEXT
+
+
+def log_line(content: JsonValue) -> str:
+    """One event as a line: when, what, and what it says."""
+    if not isinstance(content, dict):
+        return ""
+    at = str(content.get("created_at", "")).partition("T")[2][:12]
+    kind = str(content.get("type", ""))
+    envelope = ("id", "seq", "type", "session_id", "run_id", "created_at", "processed_at")
+    told = {name: value for name, value in content.items() if name not in envelope and value not in (None, False, [], {})}
+    match told:
+        case {"content": [*blocks]}:
+            texts = [str(block.get("text", "")) for block in blocks if isinstance(block, dict)]
+            said = " ".join(" ".join(texts).split())
+        case {"text": str(text)}:
+            said = " ".join(text.split())
+        case {"name": str(name), "input": input}:
+            said = f"{name} {json.dumps(input, ensure_ascii=False)}"
+        case _:
+            said = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items())
+    return f"{at}  {kind:<26}  {said}"

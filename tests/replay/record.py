@@ -1,0 +1,88 @@
+"""Records the histories that test_replay.py replays: `python -m tests.replay.record`. Old ones stay as they are."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from temporalio.client import Client
+
+from tests.service import RunView, ServiceThread, Workspace, is_delta
+
+HISTORIES = Path(__file__).parent / "histories"
+STEP = {"tools": [{"name": "read", "input": {"file_path": "none"}}, {"name": "glob", "input": {"pattern": "*"}}]}
+SLOW = {"text": "one two three " * 20, "delay_ms": 50}
+
+
+def _steps(workspace: Workspace) -> RunView:
+    return workspace.start(STEP, STEP, {"text": "end"}, tools=["read", "glob"])
+
+
+def _paused(workspace: Workspace) -> RunView:
+    run = workspace.start(SLOW, {"text": "end"})
+    run.stream(until=is_delta)
+    run.command("pause", {"mode": "now"})
+    run.until(lambda row: row["status"] == "paused")
+    run.command("resume")
+    return run
+
+
+def _cancelled(workspace: Workspace) -> RunView:
+    run = workspace.start(SLOW)
+    run.stream(until=is_delta)
+    run.command("cancel")
+    return run
+
+
+def _asked(workspace: Workspace) -> RunView:
+    run = workspace.start({"tools": [{"name": "ask_user", "input": {"question": "?"}}]}, {"text": "end"}, tools=["ask_user"])
+    run.until(lambda row: row["status"] == "waiting")
+    run.command("input", {"content": "answer"})
+    return run
+
+
+def _failed(workspace: Workspace) -> RunView:
+    first = {"fail": {"code": "unavailable", "times": 1}, "text": "x", **STEP}
+    return workspace.start(first, {"fail": {"code": "rejected"}}, tools=["read"])
+
+
+def _limited(workspace: Workspace) -> RunView:
+    limits = {"max_steps": 1, "max_seconds": 60, "on_limit": "pause"}
+    run = workspace.start(STEP, {"text": "end"}, tools=["read"], limits=limits)
+    run.until(lambda row: row["status"] == "paused")
+    run.command("resume")
+    return run
+
+
+KINDS: dict[str, Callable[[Workspace], RunView]] = {
+    "steps": _steps,
+    "paused": _paused,
+    "cancelled": _cancelled,
+    "asked": _asked,
+    "failed": _failed,
+    "limited": _limited,
+}
+
+
+async def _history(service: ServiceThread, run_id: str) -> str:
+    client = await Client.connect(service.temporal_address)
+    text = (await client.get_workflow_handle(run_id).fetch_history()).to_json()
+    # What names this machine or its folders has no place in the repository.
+    text = re.sub(r"\d+@[A-Za-z0-9_.-]+", "1@worker", text)
+    return re.sub(r'"stackTrace": "(?:[^"\\]|\\.)*"', '"stackTrace": ""', text)
+
+
+def main() -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as data, ServiceThread(Path(data), None) as service, service.workspace() as workspace:
+        for name, make in KINDS.items():
+            path = HISTORIES / f"{name}.json"
+            if path.exists():
+                continue
+            run = make(workspace)
+            run.wait()
+            path.write_text(service.call(_history(service, run.id)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Recorded histories replay on today's workflow code, and a run continues as new in its middle."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client, WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer
+
+from tests.service import ServiceThread
+from workflows.agent_run import AgentRun
+from workflows.runner import workflow_runner
+
+HISTORIES = Path(__file__).parent / "histories"
+STEP = {"tools": [{"name": "read", "input": {"file_path": "none"}}]}
+
+pytestmark = pytest.mark.single_database
+
+
+def replayer() -> Replayer:
+    return Replayer(workflows=[AgentRun], data_converter=pydantic_data_converter, workflow_runner=workflow_runner())
+
+
+@pytest.mark.parametrize("path", sorted(HISTORIES.glob("*.json")), ids=lambda path: path.stem)
+async def test_a_recorded_history_replays(path: Path) -> None:
+    """A failure here means that runs in flight would break at the next deployment: use `workflow.patched`."""
+    await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
+
+
+def test_there_is_a_history_of_every_kind_of_run() -> None:
+    assert {path.stem for path in HISTORIES.glob("*.json")} >= {"steps", "paused", "cancelled", "asked", "failed", "limited"}
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceThread]:
+    """A service whose Temporal suggests to continue as new very early."""
+    dynamic = ("limit.historyCount.suggestContinueAsNew=40",)
+    with ServiceThread(tmp_path_factory.mktemp("impatient"), None, dynamic=dynamic) as running:
+        yield running
+
+
+def test_a_run_continues_as_new_in_its_middle(impatient: ServiceThread) -> None:
+    with impatient.workspace() as workspace:
+        run = workspace.start(*[STEP] * 12, {"text": "end"}, tools=["read"], limits={"max_steps": 13})
+        row = run.wait(60)
+
+        executions = impatient.call(_executions(impatient, run.id))
+        assert (row["status"], row["output"], row["step_count"]) == ("completed", "end", 13)
+        assert executions >= 3
+        seqs = [event["seq"] for event in run.events()]
+        assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_limits_count_across_a_continue_as_new(impatient: ServiceThread) -> None:
+    with impatient.workspace() as workspace:
+        run = workspace.start(*[STEP] * 20, tools=["read"], limits={"max_steps": 10})
+        row = run.wait(60)
+        assert (row["stop_reason"]["type"], row["step_count"]) == ("max_steps", 10)
+        assert impatient.call(_executions(impatient, run.id)) >= 2
+
+
+async def _executions(service: ServiceThread, run_id: str) -> int:
+    """How many Temporal executions the run's chain has."""
+    client = await Client.connect(service.temporal_address)
+    count = 1
+    history = await client.get_workflow_handle(run_id).fetch_history()
+    while continued := history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id:
+        count += 1
+        history = await client.get_workflow_handle(run_id, run_id=continued).fetch_history()
+    return count
