@@ -28,6 +28,30 @@ class Preview:
     text: str
 
 
+class Writing:
+    """An event being written, as far as it has got. Pieces are kept apart: joining at each would be quadratic."""
+
+    def __init__(self, first: Preview) -> None:
+        self._first = first
+        self._pieces = [first.text]
+        self.length = len(first.text)
+
+    @property
+    def run_id(self) -> str:
+        return self._first.run_id
+
+    @property
+    def event_id(self) -> str:
+        return self._first.event_id
+
+    def add(self, text: str) -> None:
+        self._pieces.append(text)
+        self.length += len(text)
+
+    def whole(self) -> Preview:
+        return Preview(self.run_id, self.event_id, self._first.type, 0, "".join(self._pieces))
+
+
 @dataclass(frozen=True)
 class PreviewsClosed:
     """A model call has ended: what it had begun is in the log by now, or void."""
@@ -44,7 +68,7 @@ class LiveBus:
 
     def __init__(self) -> None:
         self._listeners: defaultdict[str, set[Listener]] = defaultdict(set)
-        self._writing: defaultdict[str, dict[str, Preview]] = defaultdict(dict)
+        self._writing: defaultdict[str, dict[str, Writing]] = defaultdict(dict)
         self._stops: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     def wake(self, session_id: str, seq: int) -> None:
@@ -52,17 +76,19 @@ class LiveBus:
 
     def write(self, session_id: str, run_id: str, event_id: str, type: PreviewType, text: str) -> None:
         """Add text to the preview of an event; the first piece opens it."""
-        writing = self._writing[session_id]
-        before = writing.get(event_id)
-        whole = text if before is None else before.text + text
-        writing[event_id] = Preview(run_id, event_id, type, 0, whole)
-        self._tell(session_id, Preview(run_id, event_id, type, len(whole) - len(text), text))
+        before = self._writing[session_id].get(event_id)
+        piece = Preview(run_id, event_id, type, 0 if before is None else before.length, text)
+        if before is None:
+            self._writing[session_id][event_id] = Writing(piece)
+        else:
+            before.add(text)
+        self._tell(session_id, piece)
 
     def close_previews(self, session_id: str, run_id: str) -> None:
         writing = self._writing.get(session_id)
         if writing is None:
             return
-        for event_id in [id for id, preview in writing.items() if preview.run_id == run_id]:
+        for event_id in [id for id, event in writing.items() if event.run_id == run_id]:
             del writing[event_id]
         if not writing:
             del self._writing[session_id]
@@ -70,7 +96,7 @@ class LiveBus:
 
     def writing(self, session_id: str) -> tuple[Preview, ...]:
         """The whole text so far of every event being written in the session."""
-        return tuple(self._writing.get(session_id, {}).values())
+        return tuple(event.whole() for event in self._writing.get(session_id, {}).values())
 
     def subscribe(self, session_id: str, listener: Listener) -> Callable[[], None]:
         """Call `listener` with every frame of the session until the returned function is called."""

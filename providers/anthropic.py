@@ -6,7 +6,7 @@ object); every other one goes into the request body as it is, `temperature` too:
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 

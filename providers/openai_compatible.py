@@ -7,7 +7,7 @@ members that the `openai` package (3.52) does not know: `reasoning_content` (Dee
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 

@@ -7,7 +7,7 @@ worker says the same again. The script language is described in docs/scripted-pr
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from importlib.resources import files
 from math import inf
 from typing import Annotated, Literal

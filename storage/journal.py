@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -18,7 +18,7 @@ from domain.runs import FINISHED
 from storage.projections import Changes, project
 from storage.tables import EventRow, RunRow, SessionRow
 
-COLUMNS: tuple[ColumnElement[Any], ...] = (
+COLUMNS: tuple[Any, ...] = (
     col(EventRow.id),
     col(EventRow.seq),
     col(EventRow.session_id),

@@ -2,37 +2,34 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.postgres import PostgresServer
 from tests.service import ServiceThread, Workspace
 
 DATABASE = os.environ.get("PERDURE_TEST_DATABASE", "sqlite")
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[object]:
+def postgres() -> Iterator[PostgresServer | None]:
     """The throwaway cluster of the Postgres round; None in the SQLite round."""
     if DATABASE == "sqlite":
         yield None
         return
-    from tests.postgres import PostgresServer
-
     with PostgresServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def database_url(postgres) -> str | None:
+def database_url(postgres: PostgresServer | None) -> str | None:
     """A fresh database; None: the SQLite file in the data folder."""
     return None if postgres is None else postgres.create_database()
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) -> Iterator[ServiceThread]:
-    data: Path = tmp_path_factory.mktemp("service")
-    with ServiceThread(data, database_url) as running:
+    with ServiceThread(tmp_path_factory.mktemp("service"), database_url) as running:
         yield running
 
 

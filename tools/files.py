@@ -109,7 +109,7 @@ def _write(arguments: WriteArguments, context: ToolContext) -> str:
         return Change(content, f"Wrote {len(content)} bytes to {arguments.file_path}.")
 
     with RunDirectory(context.directory) as directory:
-        return directory.replace(arguments.file_path, _key(arguments, context), change)
+        return directory.replace(arguments.file_path, context.idempotency_key, change)
 
 
 def _edit(arguments: EditArguments, context: ToolContext) -> str:
@@ -139,9 +139,4 @@ def _edit(arguments: EditArguments, context: ToolContext) -> str:
         return Change(text.replace(old, new).encode(), f"Replaced {count} occurrence{'s' * (count != 1)} in {path}.")
 
     with RunDirectory(context.directory) as directory:
-        return directory.replace(path, _key(arguments, context), change)
-
-
-def _key(arguments: WriteArguments | EditArguments, context: ToolContext) -> str:
-    """With the arguments, because some model servers number their tool uses afresh in every answer (`call_0`)."""
-    return f"{context.idempotency_key}/{arguments.model_dump_json()}"
+        return directory.replace(path, context.idempotency_key, change)

@@ -333,7 +333,8 @@ class AgentRun:
 
     def _show(self, status: str, doing: str) -> None:
         self._status = status
-        workflow.upsert_search_attributes([attributes.STATUS.value_set(status)])
+        change = [attributes.STATUS.value_set(status)]
+        workflow.upsert_search_attributes(change)  # pyright: ignore[reportUnknownMemberType]  # the SDK leaves its type open
         self._tell(doing)
 
     def _tell(self, doing: str) -> None:

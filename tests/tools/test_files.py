@@ -187,7 +187,7 @@ async def test_read_refuses_what_is_no_text_or_too_large(context: ToolContext) -
 async def test_size_limits(context: ToolContext) -> None:
     await write(context, "most.txt", "x" * 1_000_000)
     with pytest.raises(ToolFailed, match="1 MB"):
-        await write(context, "more.txt", "x" * 1_000_001)
+        await write(context, "more.txt", "x" * 1_000_001, "toolu_1")
     with pytest.raises(ToolFailed, match="larger"):
         await use(Edit(), context, file_path="most.txt", old_string="x", new_string="xy" * 1000, replace_all=True)
     with open(context.directory / "ballast", "w") as file:
@@ -244,7 +244,7 @@ async def test_a_repeated_call_is_done_once(context: ToolContext) -> None:
 
     assert await use(Edit(), context, **edit) == first
     assert (context.directory / "file.txt").read_text() == "one one"
-    await write(context, "file.txt", "one")
+    await write(context, "file.txt", "one")  # as late as this, the first write's retry must not undo the edit
     assert (context.directory / "file.txt").read_text() == "one one"
 
 

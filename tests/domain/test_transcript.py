@@ -1,0 +1,109 @@
+"""The model's context: a pure function of the log."""
+
+from domain.clock import now
+from domain.completions import Text, ToolResult
+from domain.events import (
+    AgentMessage,
+    AgentToolResult,
+    AgentToolUse,
+    Event,
+    EventPayload,
+    ModelRequestStart,
+    TextContent,
+    UserMessage,
+)
+from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, fold
+
+
+def log(*entries: tuple[str, EventPayload]) -> list[Event]:
+    """Events of the runs that the first members name, under ids `e1`, `e2` …"""
+    return [
+        Event(
+            id=f"e{seq}",
+            seq=seq,
+            session_id="s",
+            run_id=run,
+            created_at=now(),
+            processed_at=now(),
+            payload=payload,
+        )
+        for seq, (run, payload) in enumerate(entries, 1)
+    ]
+
+
+def asks(text: str) -> UserMessage:
+    return UserMessage(content=(TextContent(text=text),))
+
+
+def says(text: str, *, interrupted: bool = False) -> AgentMessage:
+    return AgentMessage(content=(TextContent(text=text),), interrupted=interrupted)
+
+
+def result(tool_use_id: str, text: str) -> AgentToolResult:
+    return AgentToolResult(tool_use_id=tool_use_id, content=(TextContent(text=text),))
+
+
+START = ModelRequestStart(model="m", attempt=1)
+USE = AgentToolUse(name="read", input={})
+
+
+def texts(events: list[Event]) -> list[tuple[str, list[str]]]:
+    def show(block: object) -> str:
+        if isinstance(block, Text):
+            return block.text
+        return f"result:{block.content}" if isinstance(block, ToolResult) else "use"
+
+    return [(message.role, [show(block) for block in message.content]) for message in fold(events)]
+
+
+def test_a_queued_message_enters_at_its_own_turn_not_where_it_stands() -> None:
+    events = log(
+        ("r1", asks("one")),
+        ("r1", START),
+        ("r1", USE),
+        ("r2", asks("two")),  # queued while the first turn was between a tool use and its result
+        ("r1", result("e3", "found")),
+        ("r1", START),
+        ("r1", says("first answer")),
+        ("r2", START),
+    )
+    assert texts(events) == [
+        ("user", ["one"]),
+        ("assistant", ["use"]),
+        ("user", ["result:found"]),
+        ("assistant", ["first answer"]),
+        ("user", ["two"]),
+    ]
+
+
+def test_input_during_a_call_follows_that_calls_answer() -> None:
+    events = log(("r1", asks("one")), ("r1", START), ("r1", asks("more")), ("r1", says("answer")), ("r1", START))
+    assert texts(events) == [("user", ["one"]), ("assistant", ["answer"]), ("user", ["more"])]
+
+
+def test_an_interrupted_answer_is_kept_and_the_model_told() -> None:
+    events = log(("r1", asks("one")), ("r1", START), ("r1", says("half", interrupted=True)), ("r1", START))
+    assert texts(events)[-2:] == [("assistant", ["half"]), ("user", [INTERRUPTED_NOTE])]
+
+
+def test_a_tool_use_without_a_result_gets_one() -> None:
+    events = log(("r1", asks("one")), ("r1", START), ("r1", USE), ("r2", asks("two")), ("r2", START))
+    assert texts(events)[-1] == ("user", [f"result:{LOST_RESULT}", "two"])
+
+
+def test_the_past_never_changes_as_the_log_grows() -> None:
+    events = log(
+        ("r1", asks("one")),
+        ("r1", START),
+        ("r1", USE),
+        ("r1", result("e3", "x")),
+        ("r1", START),
+        ("r1", says("done")),
+        ("r2", asks("two")),
+        ("r2", START),
+        ("r2", says("done too")),
+    )
+    calls = [index for index, event in enumerate(events, 1) if isinstance(event.payload, ModelRequestStart)]
+    contexts = [fold(events[:index]) for index in calls]
+    for shorter, longer in zip(contexts, contexts[1:], strict=False):
+        assert longer[: len(shorter)] == shorter
