@@ -37,7 +37,9 @@ class ConfigFile(BaseModel):
 class ClientSettings(BaseSettings):
     """What the command line needs to reach a service."""
 
-    model_config = SettingsConfigDict(env_prefix="PERDURE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PERDURE_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     url: str | None = None
     api_key: SecretStr | None = None
@@ -47,27 +49,42 @@ class ClientSettings(BaseSettings):
 class Settings(BaseSettings):
     """Everything the service reads from the environment and `.env`; each with a default that suits `make run`."""
 
-    model_config = SettingsConfigDict(env_prefix="PERDURE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PERDURE_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     data_dir: Path = Path(".perdure")
+    """Where everything of the one-process shape is kept, and the directories of sessions."""
     host: str = "127.0.0.1"
+    """Where the API listens."""
     port: int = Field(default=8000, ge=1, le=65535)
+    """The API's port."""
     database_url: str | None = None
     """Default: SQLite in the data folder."""
     temporal_port: int = Field(default=7233, ge=1, le=65535)
+    """The embedded Temporal's port."""
     temporal_ui_port: int = Field(default=8233, ge=1, le=65535)
+    """The port of the embedded Temporal's Web UI."""
     bootstrap_key: SecretStr | None = None
     """A key with all scopes to install for the default workspace at first start, instead of a generated one."""
     config: Path = Path("perdure.toml")
+    """The file of providers, queues and tools."""
     log_format: Literal["text", "json"] = "text"
+    """How logs are written to standard error."""
     task_queue: str = "perdure"
+    """The main task queue: workflows, and all activities that have no queue of their own."""
     temporal_address: str | None = Field(default=None, validation_alias="TEMPORAL_ADDRESS")
     """A Temporal of your own; when set, nothing is embedded."""
     temporal_namespace: str = Field(default="default", validation_alias="TEMPORAL_NAMESPACE")
+    """The namespace in a Temporal of your own."""
     temporal_api_key: SecretStr | None = Field(default=None, validation_alias="TEMPORAL_API_KEY")
+    """The key of a Temporal of your own."""
     temporal_tls: bool = Field(default=False, validation_alias="TEMPORAL_TLS")
+    """Whether to speak TLS with a Temporal of your own."""
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    """Another address of Anthropic's API, for the preset `anthropic`."""
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    """Another address of OpenAI's API, for the preset `openai`."""
 
     @property
     def database(self) -> str:

@@ -24,6 +24,9 @@ from workflows.client import RunClient
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
+ROUTERS = tuple(module.router for module in (health, agents, streams, sessions, events, runs, catalog, keys))
+
+
 class RequestId:
     """Gives every answer a `Request-Id`. Plain ASGI: a wrapper that buffers would hold back streams."""
 
@@ -72,6 +75,6 @@ def create_app(
     )
     app.add_middleware(RequestId)
     errors.install(app)
-    for module in (health, agents, streams, sessions, events, runs, catalog, keys):
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app

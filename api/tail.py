@@ -1,24 +1,33 @@
 """Following a session: one tailer per session reads the log once and fans out to all its viewers."""
 
 import asyncio
-import contextlib
 import json
-from collections import deque
-from collections.abc import AsyncIterator, Iterable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from domain.events import SDK_TYPES, Event
+from sqlalchemy.exc import SQLAlchemyError
+
+from domain.events import RUN_OVER_TYPES, SDK_TYPES, Event
 from live.memory import Frame as BusFrame
-from live.memory import LiveBus, Preview, PreviewType, Wake
+from live.memory import LiveBus, Preview, PreviewsClosed, Wake, Writing
 from storage.database import Database
 from storage.journal import read
+
+log = logging.getLogger(__name__)
 
 PAGE = 500
 QUEUE = 1000
 """Frames a viewer may lag behind before it goes back to reading the log."""
-_REMEMBERED = 256
+RETRY_SECONDS = 0.5
+"""Between attempts to read the log while the database is away."""
+
+CLOSING = frozenset({"span.model_request_end"}) | RUN_OVER_TYPES
+"""Events behind which nothing of a run's text is being written any more: it is in the log, or void."""
+_MARKS = CLOSING | {"run.queued"}
+_NEVER = "~"  # sorts behind every id
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,7 @@ class Frame:
     seq: int | None = None
     """None for previews, which no log remembers."""
     event_id: str = ""
-    offset: int = 0
-    preview: PreviewType | None = None
-    """The type of the event that is being written, for previews."""
+    preview: Preview | None = None
 
     @cached_property
     def data(self) -> str:
@@ -46,26 +53,31 @@ class Frame:
 
 @dataclass(eq=False)
 class Viewer:
-    """What one stream wants, and the frames on their way to it."""
+    """What one stream wants, what it has had, and the frames on their way to it."""
 
     after: int
     run_id: str | None = None
     types: frozenset[str] | None = None
     previews: frozenset[str] = frozenset({"agent.message", "agent.thinking"})
-    resume_event: str | None = None
-    resume_offset: int = 0
-    queue: "asyncio.Queue[Frame]" = field(default_factory=lambda: asyncio.Queue[Frame](QUEUE))
+    sent: dict[str, int] = field(default_factory=dict[str, int])
+    """How many characters it has had of each event that is being written."""
+    queue: "asyncio.Queue[Frame | None]" = field(default_factory=lambda: asyncio.Queue[Frame | None](QUEUE))
     behind: bool = False
-    opened: set[str] = field(default_factory=set[str])
+
+    @property
+    def cursor(self) -> str:
+        """Resumes right here, also inside texts that are being written."""
+        return ".".join([str(self.after), *(f"{event_id}.{length}" for event_id, length in self.sent.items())])
 
     def wants(self, frame: Frame) -> bool:
         if self.run_id is not None and frame.run_id != self.run_id:
             return False
-        if frame.seq is None:
-            return frame.preview in self.previews
+        if frame.preview is not None:
+            return frame.preview.type in self.previews
         return self.types is None or frame.type in self.types
 
-    def push(self, frame: Frame) -> None:
+    def push(self, frame: Frame | None) -> None:
+        """None: the tailer is dead."""
         if self.behind:
             return
         try:
@@ -73,9 +85,35 @@ class Viewer:
         except asyncio.QueueFull:
             self.behind = True
 
+    def passes(self, frame: Frame) -> None:
+        """Move behind a durable frame."""
+        assert frame.seq is not None
+        self.after = frame.seq
+        if frame.type in CLOSING:
+            self.sent.clear()
+
+    def unseen(self, frame: Frame) -> Iterator[Frame]:
+        """What it has not had yet of a preview; an `event_start` comes before an event's first piece."""
+        preview = frame.preview
+        assert preview is not None
+        if preview.event_id not in self.sent:
+            self.sent[preview.event_id] = 0
+            yield _start(preview)
+        had = self.sent[preview.event_id]
+        end = preview.offset + len(preview.text)
+        if end <= had:
+            return
+        self.sent[preview.event_id] = end
+        if had == preview.offset:
+            yield frame
+        else:
+            rest = preview.text[had - preview.offset :]
+            yield _delta(Preview(preview.run_id, preview.event_id, preview.type, had, rest))
+
 
 class Tail:
-    """The tailer of one session."""
+    """The tailer of one session. It keeps its own account of the text being written, in step with what it has broadcast:
+    the bus may be ahead of it, and a viewer that joined with the bus's account would see the difference twice."""
 
     def __init__(self, database: Database, live: LiveBus, session_id: str, position: int, poll_seconds: float) -> None:
         self._database = database
@@ -83,23 +121,35 @@ class Tail:
         self._session_id = session_id
         self._poll_seconds = poll_seconds
         self._inbox: asyncio.Queue[BusFrame] = asyncio.Queue()
-        self._finished: deque[str] = deque(maxlen=_REMEMBERED)
+        self._closed: dict[str, str] = {}
+        """By run: what was begun before this event id is in the log or void. Ids sort by time."""
+        self._opened = False
+        self._moved = asyncio.Event()
+        self.dead = False
         self.position = position
         self.viewers: set[Viewer] = set()
         self._unsubscribe = live.subscribe(session_id, self._inbox.put_nowait)
-        # What was appended between the caller's look at the log and this subscription woke nobody here.
-        self._inbox.put_nowait(Wake(position + 1))
+        self._writing = {preview.event_id: Writing(preview) for preview in live.writing(session_id)}
         self._task = asyncio.create_task(self._follow())
+        self._task.add_done_callback(self._died)
 
     def close(self) -> None:
         self._unsubscribe()
         self._task.cancel()
 
     def snapshot(self) -> list[Preview]:
-        """The text being written right now; what the log already has is left out."""
-        return [preview for preview in self._live.writing(self._session_id) if preview.event_id not in self._finished]
+        """The text being written, up to what has been broadcast."""
+        return [event.whole() for event in self._writing.values()]
+
+    async def caught_up(self, seq: int) -> None:
+        """Wait until the log has been read to `seq`: before that, a snapshot may hold text that is final at `seq`."""
+        if self.position < seq:
+            self._inbox.put_nowait(Wake(seq))
+        while not self.dead and not (self._opened and self.position >= seq):
+            await self._moved.wait()
 
     async def _follow(self) -> None:
+        await self._patiently(self._open)
         while True:
             try:
                 async with asyncio.timeout(self._poll_seconds):
@@ -107,29 +157,88 @@ class Tail:
             except TimeoutError:
                 frame = Wake(self.position + 1)  # a wake-up may have been lost, or come from another process
             match frame:
-                case Wake(seq=seq) if seq > self.position:
-                    with contextlib.suppress(Exception):  # the database is away: the next wake-up or poll reads on
-                        await self._read_on()
+                case Wake(seq=seq):
+                    if seq > self.position:
+                        await self._patiently(self._read_on)
                 case Preview():
-                    self._broadcast(_preview(frame))
-                case _:
-                    pass
+                    self._take(frame)
+                case PreviewsClosed(run_id=run_id):
+                    self._drop(run_id, _NEVER)
+
+    async def _patiently(self, reading: Callable[[], Awaitable[None]]) -> None:
+        """Until it succeeds: what was published later must not overtake what is in the log."""
+        while True:
+            try:
+                await reading()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("the log of %s cannot be read, trying again: %s", self._session_id, error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _open(self) -> None:
+        # What the bus still shows as being written may be final before our position, where nobody reads any more.
+        for run_id in {event.run_id for event in self._writing.values()}:
+            async with self._database.read() as connection:
+                newest = await read(connection, self._session_id, run_id=run_id, types=_MARKS, descending=True, limit=1)
+            for event in newest:
+                self._mark(run_id, event)
+        await self._read_on()  # what was appended between the caller's look at the log and our subscription
+        self._opened = True
+        self._tell_waiting()
 
     async def _read_on(self) -> None:
         while True:
             async with self._database.read() as connection:
                 events = await read(connection, self._session_id, after=self.position, limit=PAGE)
             for event in events:
-                self._finished.append(event.id)
+                self._writing.pop(event.id, None)
+                if event.run_id is not None and event.type in _MARKS:
+                    self._mark(event.run_id, event)
                 self._broadcast(durable(event))
                 self.position = event.seq
+            self._tell_waiting()
             if len(events) < PAGE:
                 return
+
+    def _take(self, preview: Preview) -> None:
+        writing = self._writing.get(preview.event_id)
+        if writing is not None:
+            writing.add(preview.text)
+        elif preview.offset == 0 and preview.event_id > self._closed.get(preview.run_id, ""):
+            self._writing[preview.event_id] = Writing(preview)
+        else:
+            return  # the log has overtaken it
+        self._broadcast(_delta(preview))
+
+    def _mark(self, run_id: str, event: Event) -> None:
+        # A run that is over writes nothing more, even if a model call does not know it yet; a retry brings it back.
+        before = _NEVER if event.type in RUN_OVER_TYPES else event.id
+        self._closed[run_id] = before
+        self._drop(run_id, before)
+
+    def _drop(self, run_id: str, before: str) -> None:
+        for event_id in [id for id, event in self._writing.items() if event.run_id == run_id and id < before]:
+            del self._writing[event_id]
 
     def _broadcast(self, frame: Frame) -> None:
         for viewer in self.viewers:
             if viewer.wants(frame):
                 viewer.push(frame)
+
+    def _tell_waiting(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _died(self, task: "asyncio.Task[None]") -> None:
+        """End the streams, rather than let them stand still: viewers reconnect, and get a new tailer."""
+        self.dead = True
+        self._unsubscribe()
+        if not task.cancelled():
+            log.error("the tailer of %s died", self._session_id, exc_info=task.exception())
+        self._tell_waiting()
+        for viewer in self.viewers:
+            viewer.push(None)
 
 
 class Tails:
@@ -144,30 +253,34 @@ class Tails:
     async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncIterator[Frame]:
         """Frames after the viewer's cursor: the log first, then live; complete, in order, without repeats.
 
-        `last_seq` is the log's end as the caller has just read it. Ends never; close it.
+        `last_seq` is the log's end as the caller has just read it. Close it; it ends by itself only when something is broken.
         """
         tail = self._tails.get(session_id)
-        if tail is None:
+        if tail is None or tail.dead:
             tail = self._tails[session_id] = Tail(self._database, self._live, session_id, last_seq, self._poll_seconds)
         tail.viewers.add(viewer)
         try:
-            while True:
+            await tail.caught_up(last_seq)
+            while not tail.dead:
                 # Nothing is awaited between these lines: what is broadcast from here on is in the queue.
                 viewer.behind, viewer.queue = False, asyncio.Queue(QUEUE)
                 until, writing = tail.position, tail.snapshot()
                 async for frame in self._log(session_id, viewer, until):
                     yield frame
                 for preview in writing:
-                    frame = _preview(preview)
-                    if viewer.wants(frame) and (rest := _rest(frame, viewer)) is not None:
-                        yield rest
+                    if viewer.wants(frame := _delta(preview)):
+                        for piece in viewer.unseen(frame):
+                            yield piece
                 while not (viewer.behind and viewer.queue.empty()):
                     frame = await viewer.queue.get()
-                    if frame.seq is not None:
-                        if frame.seq <= viewer.after:
-                            continue
-                        viewer.after = frame.seq
-                    yield frame
+                    if frame is None:
+                        return
+                    if frame.preview is None:
+                        viewer.passes(frame)
+                        yield frame
+                    else:
+                        for piece in viewer.unseen(frame):
+                            yield piece
         finally:
             tail.viewers.discard(viewer)
             if not tail.viewers and self._tails.get(session_id) is tail:
@@ -187,8 +300,8 @@ class Tails:
                     types=viewer.types,
                 )
             for event in events:
-                viewer.after = event.seq
-                yield durable(event)
+                viewer.passes(frame := durable(event))
+                yield frame
             if len(events) < PAGE:
                 viewer.after = until
 
@@ -197,39 +310,16 @@ def durable(event: Event) -> Frame:
     return Frame(type=event.type, run_id=event.run_id, content=event.wire(), seq=event.seq, event_id=event.id)
 
 
-def _preview(preview: Preview) -> Frame:
+def _start(preview: Preview) -> Frame:
+    content = {"type": "event_start", "event": {"type": preview.type, "id": preview.event_id}}
+    return Frame(type="event_start", run_id=preview.run_id, content=content, event_id=preview.event_id, preview=preview)
+
+
+def _delta(preview: Preview) -> Frame:
     kind = "thinking" if preview.type == "agent.thinking" else "text"
     delta = {"type": "content_delta", "index": 0, "content": {"type": kind, kind: preview.text}}
     content = {"type": "event_delta", "event_id": preview.event_id, "delta": delta}
-    return Frame(
-        type="event_delta",
-        run_id=preview.run_id,
-        content=content,
-        event_id=preview.event_id,
-        offset=preview.offset,
-        preview=preview.type,
-    )
-
-
-def _rest(frame: Frame, viewer: Viewer) -> Frame | None:
-    """What a viewer that comes back has not seen yet of the text being written."""
-    if frame.event_id != viewer.resume_event or viewer.resume_offset == 0:
-        return frame
-    viewer.opened.add(frame.event_id)
-    content = frame.content["delta"]["content"]
-    kind = content["type"]
-    rest = content[kind][viewer.resume_offset :]
-    if not rest:
-        return None
-    delta = {**frame.content["delta"], "content": {"type": kind, kind: rest}}
-    return Frame(
-        type=frame.type,
-        run_id=frame.run_id,
-        content={**frame.content, "delta": delta},
-        event_id=frame.event_id,
-        offset=viewer.resume_offset,
-        preview=frame.preview,
-    )
+    return Frame(type="event_delta", run_id=preview.run_id, content=content, event_id=preview.event_id, preview=preview)
 
 
 _SDK_STOPS = {

@@ -180,9 +180,9 @@ class Story:
                 self._void(payload.error.message if payload.error else "the model call failed")
                 self._doing = "going on"
                 self._progress()
-            case events.SessionError():
-                again = payload.error.retry_status.type == "retrying"
-                self._line(f"✗ model call failed: {payload.error.message}{' Trying again.' if again else ''}", _WRONG)
+            case events.SessionError() if payload.error.retry_status.type == "retrying":
+                # A failure for good is told once, by the end of the run.
+                self._line(f"✗ model call failed: {payload.error.message} Trying again.", _WRONG)
             case _:
                 self._run_event(at, payload)
 

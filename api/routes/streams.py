@@ -10,10 +10,11 @@ from sse_starlette import EventSourceResponse
 from api.auth import RunsRead, SessionsRead, authenticate
 from api.errors import PROBLEMS
 from api.routes.events import Types
-from api.sse import start_of, stream, viewer
+from api.sse import RunEnd, start_of, stream, viewer
 from api.state import Service, TheService
 from api.tail import Viewer
 from api.wire import run_of
+from domain.events import RUN_OVER_TYPES
 from domain.keys import Principal
 from domain.runs import Run, RunStatus
 from storage.journal import last_of_type
@@ -66,10 +67,10 @@ async def stream_run(
     deltas_plain: DeltasPlain = None,
 ) -> EventSourceResponse:
     """Follow a run from its first event, or from `Last-Event-ID` or `after`, to its last; then `event: done`."""
-    row, last_seq, queued = await _look(service, caller, run_id)
+    row, last_seq, end = await _look(service, caller, run_id)
     start = start_of(request, after, last_seq, default=0)
     wanted = viewer(request, start, run_id=run_id, types=types, deltas=deltas if deltas is not None else deltas_plain)
-    return stream(request, service.tails, row.session_id, wanted, last_seq, ends_after=queued)
+    return stream(request, service.tails, row.session_id, wanted, last_seq, end)
 
 
 @router.get("/v1/runs/{run_id}/wait", responses=PROBLEMS)
@@ -80,24 +81,26 @@ async def wait_for_run(
     timeout_seconds: Annotated[float, Query(ge=0, le=300)] = 30,
 ) -> Run:
     """Answer when the run is over, or as it is when the time is up."""
-    row, last_seq, queued = await _look(service, caller, run_id)
-    if not RunStatus(row.status).over:
-        over = frozenset({"run.completed", "run.failed", "run.cancelled", "run.terminated"})
-        waiting = Viewer(after=queued, run_id=run_id, types=over, previews=frozenset())
+    row, last_seq, end = await _look(service, caller, run_id)
+    if end.seq is None:
+        waiting = Viewer(after=end.after, run_id=run_id, types=RUN_OVER_TYPES, previews=frozenset())
         try:
             async with asyncio.timeout(timeout_seconds):
                 async with aclosing(service.tails.follow(row.session_id, waiting, last_seq)) as frames:  # type: ignore[type-var]
-                    await anext(frames)
+                    await anext(frames, None)
         except TimeoutError:
             pass
         row, _, _ = await _look(service, caller, run_id)
     return run_of(row, service.temporal_ui)
 
 
-async def _look(service: Service, caller: Principal, run_id: str) -> tuple[RunRow, int, int]:
-    """The run, its log's end, and the seq at which its newest attempt was queued."""
+async def _look(service: Service, caller: Principal, run_id: str) -> tuple[RunRow, int, RunEnd]:
+    """The run, its log's end, and what ends its newest attempt."""
     async with service.database.read() as connection:
         row = await Runs(connection).get(run_id, caller.workspace_id)
         session = await Sessions(connection, caller.workspace_id).get(row.session_id)
         queued = await last_of_type(connection, row.session_id, run_id, "run.queued")
-    return row, session.last_seq, queued
+        over = None
+        if RunStatus(row.status).over:
+            over = await last_of_type(connection, row.session_id, run_id, f"run.{row.status}")
+    return row, session.last_seq, RunEnd(queued, over, run_id, row.status)
