@@ -25,13 +25,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Perdure runs AI agents that do not die. Start with `perdure up`, then: perdure run \"Hello\"",
+    help='Perdure runs AI agents that do not die. Start with `perdure up`, then: perdure run "Hello"',
 )
-app.command()(run)
-app.command()(chat)
-app.add_typer(runs.app, name="runs")
-app.add_typer(agents.app, name="agents")
-app.add_typer(keys.app, name="keys")
 
 
 @app.callback()
@@ -41,7 +36,7 @@ def prepare(context: typer.Context) -> None:
 
 @app.command()
 def up() -> None:
-    """Run everything here: Temporal, the API and a worker, on one data folder."""
+    """Run everything here: Temporal, the API and a worker."""
     from commands import serve  # noqa: PLC0415  # see above
 
     serve.up()
@@ -75,16 +70,23 @@ def migrate() -> None:
 
 @app.command()
 def doctor(context: typer.Context) -> None:
-    """Say what is there, what is missing and what to do about it. Exit code 1 when something needed is missing."""
+    """Say what is missing. Exit code 1 when something needed is."""
     from commands.doctor import examine  # noqa: PLC0415  # see above
 
     it = of(context)
     well = True
-    for finding in examine(it.client, _settings().data_dir):
+    for finding in examine(lambda: it.client, _settings().data_dir):
         mark = "ok   " if finding.ok else "FAIL " if finding.needed else "-    "
         it.screen.answer(f"{mark} {finding.what}: {finding.detail}")
         well = well and (finding.ok or not finding.needed)
     raise typer.Exit(0 if well else 1)
+
+
+app.command()(run)
+app.command()(chat)
+app.add_typer(runs.app, name="runs")
+app.add_typer(agents.app, name="agents")
+app.add_typer(keys.app, name="keys")
 
 
 def _connect() -> "Client":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import JsonValue
+from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from domain.agents import AgentConfig, ModelConfig
@@ -33,7 +34,7 @@ from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.agents import config_of
 from storage.database import Database, Transaction
-from storage.journal import Draft, Journal, read
+from storage.journal import Draft, Journal, read, written
 from storage.runs import Runs
 from tools.registry import Tools
 
@@ -57,8 +58,8 @@ class CallRecords:
         """What an earlier attempt wrote, if its worker died between writing and reporting."""
         if self._attempt == 1:
             return None
-        async with self._database.write() as transaction:
-            events = await self._journal(transaction).written(self._call.session_id, f"{self._call.call}/answer")
+        async with self._database.read() as connection:
+            events = await written(connection, self._call.session_id, f"{self._call.call}/answer")
         return self._result(events) if events else None
 
     async def begin(self) -> tuple[ModelConfig, CompletionRequest]:
@@ -71,7 +72,7 @@ class CallRecords:
             journal = self._journal(transaction)
             drafts: list[Draft] = []
             if self._attempt > 1:
-                drafts += await self._void_lost_attempt(journal)
+                drafts += await self._void_lost_attempt(transaction.connection)
             if run.status == RunStatus.QUEUED:
                 drafts += [Draft(RunStarted()), Draft(SessionRunning())]
             elif call.resumed and run.status == RunStatus.PAUSED:
@@ -79,8 +80,11 @@ class CallRecords:
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
             await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"))
             await journal.take_up(call.session_id, call.run_id)
-            config = await config_of(transaction.connection, run.agent_id, run.agent_version)
-            events = await read(transaction.connection, call.session_id, types=READ_TYPES, limit=1_000_000)
+        # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
+        # since does not matter, for it enters the context at a later call's start.
+        async with self._database.read() as connection:
+            config = await config_of(connection, run.agent_id, run.agent_version)
+            events = await read(connection, call.session_id, types=READ_TYPES, limit=1_000_000)
         self._model = config.model.id
         return config.model, self._request(config, events)
 
@@ -159,11 +163,11 @@ class CallRecords:
             key = f"{call.call}/{name}"
             return await self._journal(transaction).append(call.session_id, call.run_id, drafts, key=key)
 
-    async def _void_lost_attempt(self, journal: Journal) -> list[Draft]:
+    async def _void_lost_attempt(self, connection: AsyncConnection) -> list[Draft]:
         """Close the call that a dead worker left open, so that viewers drop the text it had begun."""
         call, before = self._call, self._attempt - 1
-        started = await journal.written(call.session_id, f"{call.call}/start{before}")
-        if not started or await journal.written(call.session_id, f"{call.call}/end{before}"):
+        started = await written(connection, call.session_id, f"{call.call}/start{before}")
+        if not started or await written(connection, call.session_id, f"{call.call}/end{before}"):
             return []
         end = ModelRequestEnd(
             model_request_start_id=started[-1].id,

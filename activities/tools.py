@@ -14,7 +14,7 @@ from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextC
 from domain.runs import RunStatus
 from domain.tools import Effect, ToolContext
 from storage.database import Database
-from storage.journal import Draft, Journal, read_one
+from storage.journal import Draft, Journal, read_one, written
 from storage.runs import Runs
 from tools.registry import ToolOutcome, Tools
 
@@ -43,21 +43,16 @@ class ToolActivities:
 
     async def _run(self, call: ToolInput) -> None:
         prefix = f"{call.run_id}/{call.tool_use_id}"
-        async with self._database.write() as transaction:
-            journal = Journal(transaction.connection, transaction.appended)
-            if activity.info().attempt > 1 and await journal.written(call.session_id, f"{prefix}/result"):
+        async with self._database.read() as connection:
+            if activity.info().attempt > 1 and await written(connection, call.session_id, f"{prefix}/result"):
                 return
-            run = await Runs(transaction.connection).get(call.run_id)
+            run = await Runs(connection).get(call.run_id)
             if RunStatus(run.status).over:
                 raise RunFinished(f"Run {call.run_id} is over.")
-            use = await read_one(transaction.connection, call.session_id, call.tool_use_id)
-            assert isinstance(use.payload, AgentToolUse)
-            tool = self._tools.get(use.payload.name)
-            lost = False
-            if tool is not None and tool.effect is Effect.ONCE:
-                lost = bool(await journal.written(call.session_id, f"{prefix}/started"))
-                started = [Draft(AgentToolStarted(tool_use_id=use.id))]
-                await journal.append(call.session_id, call.run_id, started, key=f"{prefix}/started")
+            use = await read_one(connection, call.session_id, call.tool_use_id)
+        assert isinstance(use.payload, AgentToolUse)
+        tool = self._tools.get(use.payload.name)
+        lost = tool is not None and tool.effect is Effect.ONCE and not await self._first_start(call, f"{prefix}/started")
         began = time.monotonic()
         context = ToolContext(
             workspace_id=run.workspace_id,
@@ -83,6 +78,16 @@ class ToolActivities:
             duration_ms=round((time.monotonic() - began) * 1000),
         )
         await asyncio.shield(self._append(call, result, f"{prefix}/result"))
+
+    async def _first_start(self, call: ToolInput, key: str) -> bool:
+        """Write that a tool starts that must never start twice; False when it had been written before."""
+        async with self._database.write() as transaction:
+            if await written(transaction.connection, call.session_id, key):
+                return False
+            journal = Journal(transaction.connection, transaction.appended)
+            started = [Draft(AgentToolStarted(tool_use_id=call.tool_use_id))]
+            await journal.append(call.session_id, call.run_id, started, key=key)
+            return True
 
     async def _append(self, call: ToolInput, result: AgentToolResult, key: str) -> None:
         async with self._database.write() as transaction:

@@ -22,9 +22,10 @@ class List(BaseModel, Generic[T]):
     next_page: str | None
     has_more: bool
 
-    @classmethod
-    def of(cls, data: list[T], next_page: str | None) -> "List[T]":
-        return cls(data=data, next_page=next_page, has_more=next_page is not None)
+
+def listed(data: list[T], next_page: str | None) -> List[T]:
+    """The answer of a list."""
+    return List(data=data, next_page=next_page, has_more=next_page is not None)
 
 
 def seq_cursor(seq: int) -> str:

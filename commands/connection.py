@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar
 from uuid import uuid4
 
@@ -109,10 +110,10 @@ class Connection:
 
     def stream(
         self, path: str, dropped: Callable[[str], None], *, cursor: str | None = None, after: int | None = None
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame]:
         """Follow a stream to its `done`, or for ever. After a break it goes on behind the last frame, without gap or repeat.
 
-        `cursor` is a Frame's id, `after` a seq to begin behind. `dropped` hears why a connection broke. Close it.
+        `cursor` is a Frame's id, `after` a seq to begin behind. `dropped` hears why a connection broke, once a break. Close it.
         """
         heard, wait = time.monotonic(), FIRST_WAIT_SECONDS
         params = None if after is None else {"after": after}
@@ -142,7 +143,8 @@ class Connection:
                 why = _why(error)
             if time.monotonic() - heard > PATIENCE_SECONDS:
                 raise Unreachable(self.url, why)
-            dropped(why)
+            if wait == FIRST_WAIT_SECONDS:
+                dropped(why)
             time.sleep(wait)
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
@@ -171,7 +173,7 @@ class Connection:
             problem = Problem(title=f"{self.url} answered {response.status_code}", detail=response.text[:200])
         lines = [f"{problem.title}: {problem.detail}" if problem.detail else problem.title]
         lines += [f"  {fault.pointer}: {fault.detail}" for fault in problem.errors if fault.detail not in problem.detail]
-        if response.status_code == httpx2.codes.UNAUTHORIZED:
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
             lines.append("Set PERDURE_API_KEY, or run the command where `perdure up` keeps its data folder (PERDURE_DATA_DIR).")
         raise Failed("\n".join(lines), problem.code)
 
@@ -184,7 +186,7 @@ def _parse(answer: type[M], body: bytes) -> M:
     try:
         return answer.model_validate_json(body)
     except ValidationError as error:
-        raise Failed(f"The service answered what this command line does not know ({error.error_count()} faults): {error}") from error
+        raise Failed(f"The service answered what this command line does not understand: {error}") from error
 
 
 def _why(error: Exception) -> str:

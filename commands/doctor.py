@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +37,14 @@ class Info(BaseModel):
     temporal_ui: str | None
 
 
-def examine(client: Client, data_dir: Path) -> Iterator[Finding]:
+def examine(connect: Callable[[], Client], data_dir: Path) -> Iterator[Finding]:
     """One finding after the other; the service's are left out when nothing answers."""
     found = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding("python", sys.version_info[:2] >= OLDEST_PYTHON, f"{found}; 3.11 or newer is needed")
     yield _temporal()
     yield _data(data_dir)
     try:
-        yield from _service(client)
+        yield from _service(connect())
     except Failed as error:
         yield Finding("service", False, error.message)
 

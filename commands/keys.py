@@ -28,11 +28,12 @@ def list_keys(context: typer.Context) -> None:
     from commands.show import moment  # noqa: PLC0415  # see commands/context.py
 
     it = of(context)
+    stored = it.client.keys()
     it.screen.table(
         ("key", "name", "begins with", "scopes", "created", "revoked"),
         [
             (key.id, key.name, key.prefix, " ".join(key.scopes), moment(key.created_at), moment(key.revoked_at))
-            for key in it.client.keys()
+            for key in stored
         ],
     )
 

@@ -37,13 +37,14 @@ def run(
 
 def follow(it: Context, run_id: str, *, typed: str | None, as_json: bool) -> int:
     """Show a run from its beginning to its end; answers the exit code."""
-    from commands.story import Done, Story  # noqa: PLC0415  # see commands/context.py
+    from commands.story import Done, Story, lost  # noqa: PLC0415  # see commands/context.py
 
     path = f"/v1/runs/{run_id}/events/stream"
     status = None
     try:
         if as_json:
-            with closing(it.client.connection.stream(path, it.screen.failure)) as frames:
+            frames = it.client.connection.stream(path, lambda why: it.screen.failure(lost(why)))
+            with closing(frames):
                 for frame in frames:
                     if frame.durable:
                         it.screen.answer(frame.data)
@@ -65,7 +66,7 @@ def chat(
     agent: AgentOption = None,
     session: Annotated[str | None, typer.Option(help="Go on in this session (sesn_…).")] = None,
 ) -> None:
-    """Talk with an agent, a line at a time. /quit or Ctrl-D leaves."""
+    """Talk with an agent, line by line. /quit or Ctrl-D leaves."""
     from commands.story import Story  # noqa: PLC0415  # see commands/context.py
 
     if agent is not None and session is not None:
@@ -91,9 +92,9 @@ def chat(
                                 answer = _ask("answer › ")
                             if answer is None:
                                 return
-                            story.typed(answer)
+                            story.question = None
                             it.client.command(accepted.run.id, "input", {"content": answer})
-                        if story.ended(accepted.run.id):
+                        if accepted.run.id in story.over:
                             break
     except KeyboardInterrupt:
         pass

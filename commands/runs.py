@@ -118,7 +118,7 @@ def retry(context: typer.Context, run: RunId) -> None:
 def send_input(
     context: typer.Context, run: RunId, text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")]
 ) -> None:
-    """Answer the question that the run waits with, or tell it something for its next step."""
+    """Answer a waiting run, or tell it something for its next step."""
     _command(context, run, "input", {"content": sys.stdin.read() if text == "-" else text})
 
 

@@ -5,6 +5,8 @@ void when its model call failed. Without a terminal previews are left out, and t
 """
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -79,7 +81,7 @@ class Block:
 class Tally:
     """What the run has used so far."""
 
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     nano_usd: int | None = 0
     calls: int = 0
     started_at: datetime | None = None
@@ -102,7 +104,9 @@ class Story:
 
     def __init__(self, screen: Screen, typed: str | None = None) -> None:
         self.status: str | None = None
-        """How the run ended, once it has."""
+        """How the run ended, once its stream has."""
+        self.over: set[str] = set()
+        """The ids of the runs that have ended."""
         self.question: str | None = None
         """The question that a run waits with."""
         self._screen = screen
@@ -128,8 +132,15 @@ class Story:
 
     def dropped(self, why: str) -> None:
         """The connection broke; the stream is being taken up again."""
-        if self._open is None:
-            self._doing = f"connection lost ({one_line(why, 60)}), taking it up again"
+        self._line(lost(why), "yellow")
+
+    @contextmanager
+    def aside(self) -> Generator[None]:
+        """Leave the screen to somebody else inside the block."""
+        self._break_line()
+        self._stop_progress()
+        yield
+        self._progress()
 
     def show(self, frame: Frame) -> None:
         match frame.event:
@@ -156,12 +167,9 @@ class Story:
             case events.AgentThinking():
                 self._final(at.id, payload.text, _THINKING, payload.interrupted)
             case events.AgentMessage():
-                text = plain(payload.content)
-                if self._screen.is_terminal:
-                    self._final(at.id, text, _TEXT, payload.interrupted)
-                else:
-                    self._held.append(text)
+                self._final(at.id, plain(payload.content), _TEXT, payload.interrupted)
             case events.AgentToolUse():
+                self._release_held()
                 self._uses[at.id] = payload
                 self._doing = f"running {payload.name}"
                 self._progress()
@@ -173,7 +181,7 @@ class Story:
                 self._answered(payload.tool_use_id)
             case events.ModelRequestStart():
                 self._release_held()
-                self._doing = f"{payload.model} is thinking"
+                self._doing = f"calling {payload.model}"
                 self._progress()
             case events.ModelRequestEnd():
                 self._tally.add(payload)
@@ -189,7 +197,7 @@ class Story:
     def _run_event(self, at: Envelope, payload: events.EventPayload) -> None:
         match payload:
             case events.RunQueued():
-                self.status = None
+                self.over.discard(at.run_id or "")
                 if payload.attempt > 1:
                     self._line(f"— attempt {payload.attempt} —", "dim")
             case events.RunStarted():
@@ -201,7 +209,8 @@ class Story:
             case events.RunResumed():
                 self._line("Resumed.", "yellow")
             case events.RunCompleted():
-                self._over(at, payload.stop_reason.type, completed=True)
+                reason = payload.stop_reason.type
+                self._over(at, "completed" if reason == "end_turn" else f"completed: {reason}", completed=True)
             case events.RunFailed():
                 self._over(at, f"failed: {payload.error.code}: {payload.error.message}")
             case events.RunCancelled():
@@ -224,6 +233,12 @@ class Story:
             block.shown = block.received
 
     def _final(self, id: str, text: str, style: str, interrupted: bool) -> None:
+        if not self._screen.is_terminal:
+            if style == _TEXT:
+                self._held.append(text)
+            else:
+                self._screen.note(text)
+            return
         shown = self._blocks.pop(id, Block(style)).shown
         if not text.startswith(shown):
             self._line("↻ what stands above was changed; it reads:", "yellow")
@@ -271,8 +286,6 @@ class Story:
     def _over(self, at: Envelope, how: str, *, completed: bool = False) -> None:
         self._void("the run ended before it was whole")
         if completed:
-            self._break_line()
-            self._stop_progress()
             for text in self._held:
                 self._screen.answer(text)
             self._held.clear()
@@ -280,10 +293,13 @@ class Story:
         since = self._tally.started_at or at.created_at
         took = f"{(at.created_at - since).total_seconds():.1f} s"
         line = f"{how} · {self._figures(took)} · {at.run_id}"
-        self._line(f"✓ {line}" if completed else f"✗ {line}", "dim" if completed else _WRONG)
+        self._break_line()
+        self._stop_progress()
+        self._screen.note(f"✓ {line}" if completed else f"✗ {line}", "dim" if completed else _WRONG)
         self._questions.clear()
         self.question = None
-        self._doing = "over"
+        self.over.add(at.run_id or "")
+        self._doing = "waiting"
 
     def _figures(self, took: str) -> str:
         tally = self._tally
@@ -334,6 +350,10 @@ class Story:
         width = max(10, self._screen.out.width - 4)
         self._spinner.update(text=Text(text[:width], style="dim"))
         return self._spinner
+
+
+def lost(why: str) -> str:
+    return f"⟳ connection lost ({one_line(why, 80)}), taking it up again"
 
 
 def _style(thinking: bool) -> str:

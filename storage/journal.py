@@ -64,7 +64,7 @@ class Journal:
         `run_changes` are columns of the run to set beside those that the events imply.
         Raises RunFinished when the run is over: a process that outlived its run writes nothing more.
         """
-        if key is not None and (before := await self.written(session_id, key)):
+        if key is not None and (before := await written(self._connection, session_id, key)):
             return before
         moment = now()
         changes = Changes()
@@ -117,15 +117,6 @@ class Journal:
         )
         self._appended[session_id] = last_seq
         return events
-
-    async def written(self, session_id: str, key: str) -> list[Event]:
-        """The events that were appended under that key; none if the append never committed."""
-        rows = await self._connection.execute(
-            select(*COLUMNS)
-            .where(col(EventRow.session_id) == session_id, col(EventRow.append_key) == key)
-            .order_by(col(EventRow.append_index))
-        )
-        return [as_event(row) for row in rows]
 
     async def take_up(self, session_id: str, run_id: str) -> None:
         """Stamp the run's queued messages as processed: the model is about to read them."""
@@ -199,6 +190,16 @@ async def read_one(connection: AsyncConnection, session_id: str, event_id: str) 
     if row is None:
         raise NotFound(f"No event {event_id}.")
     return as_event(row)
+
+
+async def written(connection: AsyncConnection, session_id: str, key: str) -> list[Event]:
+    """The events that were appended under that key; none if the append never committed."""
+    rows = await connection.execute(
+        select(*COLUMNS)
+        .where(col(EventRow.session_id) == session_id, col(EventRow.append_key) == key)
+        .order_by(col(EventRow.append_index))
+    )
+    return [as_event(row) for row in rows]
 
 
 async def pending_input(connection: AsyncConnection, session_id: str, run_id: str) -> bool:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import AgentsRead, AgentsWrite
 from api.errors import PROBLEMS
-from api.pages import Cursor, Limit, List, Order
+from api.pages import Cursor, Limit, List, Order, listed
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
@@ -78,7 +78,7 @@ async def list_agents(
     found = await agents.find(
         limit=limit, cursor=page, descending=order == "desc", include_archived=include_archived, name=name
     )
-    return List.of([Agent.of(await agents.get(row.id)) for row in found.rows], found.next_page)
+    return listed([Agent.of(await agents.get(row.id)) for row in found.rows], found.next_page)
 
 
 @router.get("/{agent_id}")
@@ -107,7 +107,7 @@ async def archive_agent(agent_id: str, caller: AgentsWrite, unit: UnitOfWork) ->
 async def list_versions(agent_id: str, caller: AgentsRead, unit: UnitOfWork) -> List[Agent]:
     """Every version, the newest first."""
     versions = await Agents(unit.connection, caller.workspace_id).versions(agent_id)
-    return List.of([Agent.of(version) for version in versions], None)
+    return listed([Agent.of(version) for version in versions], None)
 
 
 @router.get("/{agent_id}/versions/{version}")

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from api.auth import AgentsRead
 from api.errors import PROBLEMS
-from api.pages import List
+from api.pages import List, listed
 from api.state import TheService
 from api.transaction import TransactionalRoute
 from domain.completions import ModelInfo
@@ -61,7 +61,7 @@ async def list_providers(caller: AgentsRead, service: TheService) -> List[Provid
         )
         for name, answer in asked.items()
     ]
-    return List.of(views, None)
+    return listed(views, None)
 
 
 @router.get("/models")
@@ -78,7 +78,7 @@ async def list_models(caller: AgentsRead, service: TheService) -> List[ModelView
         if not isinstance(answer, ProviderError)
         for model in answer
     ]
-    return List.of(views, None)
+    return listed(views, None)
 
 
 @router.get("/tools")
@@ -96,7 +96,7 @@ async def list_tools(caller: AgentsRead, service: TheService) -> List[ToolView]:
         for spec in tools.specs(tools.names)
         if (tool := tools.get(spec.name)) is not None
     ]
-    return List.of(views, None)
+    return listed(views, None)
 
 
 async def _ask_all(service: TheService) -> dict[str, tuple[ModelInfo, ...] | ProviderError]:

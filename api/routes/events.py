@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import SessionsRead, SessionsWrite
 from api.content import TextBlock, content_of
 from api.errors import PROBLEMS
-from api.pages import Cursor, EventLimit, List, Order, seq_cursor, seq_of
+from api.pages import Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
 from api.services.runs import NewRun
 from api.sse import is_sdk
 from api.state import TheService
@@ -91,7 +91,7 @@ async def list_events(
         descending=descending,
     )
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
-    return List.of([event.wire() for event in events[:limit]], following)
+    return listed([event.wire() for event in events[:limit]], following)
 
 
 @router.get("/items")
@@ -106,7 +106,7 @@ async def list_items(
     shown = events[:limit]
     results = await _results(unit, session_id, shown)
     following = seq_cursor(shown[-1].seq) if len(events) > limit else None
-    return List.of([_item(event, results) for event in shown], following)
+    return listed([_item(event, results) for event in shown], following)
 
 
 async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, AgentToolResult]:

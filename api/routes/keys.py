@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import KeysWrite
 from api.errors import PROBLEMS
-from api.pages import List
+from api.pages import List, listed
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Key
 from domain.errors import Forbidden
@@ -37,7 +37,7 @@ async def create_key(body: KeyCreate, caller: KeysWrite, unit: UnitOfWork) -> Ke
 
 @router.get("")
 async def list_keys(caller: KeysWrite, unit: UnitOfWork) -> List[Key]:
-    return List.of([Key.of(row) for row in await Keys(unit.connection).of(caller.workspace_id)], None)
+    return listed([Key.of(row) for row in await Keys(unit.connection).of(caller.workspace_id)], None)
 
 
 @router.delete("/{key_id}", status_code=204)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import RunsRead, RunsWrite
 from api.content import Content, content_of
 from api.errors import PROBLEMS
-from api.pages import Cursor, EventLimit, Limit, List, Order, seq_cursor, seq_of
+from api.pages import Cursor, EventLimit, Limit, List, Order, listed, seq_cursor, seq_of
 from api.routes.sessions import AgentChoice, choose_agent
 from api.services.runs import NewRun
 from api.state import TheService
@@ -112,7 +112,7 @@ async def list_runs(
     """Runs, the newest first."""
     wanted = RunFilter(status or (), agent_id, session_id, created_after, created_before)
     found = await Runs(unit.connection).find(caller.workspace_id, wanted, limit=limit, cursor=page, descending=order == "desc")
-    return List.of([run_of(row, service.temporal_ui) for row in found.rows], found.next_page)
+    return listed([run_of(row, service.temporal_ui) for row in found.rows], found.next_page)
 
 
 @router.get("/{run_id}")
@@ -129,7 +129,7 @@ async def list_run_events(
     after = 0 if page is None else seq_of(page)
     events = await read(unit.connection, row.session_id, after=after, run_id=run_id, limit=limit + 1)
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
-    return List.of([event.wire() for event in events[:limit]], following)
+    return listed([event.wire() for event in events[:limit]], following)
 
 
 @router.post("/{run_id}/pause", status_code=202)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import SessionsRead, SessionsWrite
 from api.content import Content, content_of
 from api.errors import PROBLEMS
-from api.pages import Cursor, Limit, List, Order
+from api.pages import Cursor, Limit, List, Order, listed
 from api.services.runs import NewRun
 from api.state import TheService
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
@@ -138,7 +138,7 @@ async def list_sessions(
     )
     sessions = Sessions(unit.connection, caller.workspace_id)
     found = await sessions.find(wanted, limit=limit, cursor=page, descending=order == "desc")
-    return List.of([await _session(unit, row) for row in found.rows], found.next_page)
+    return listed([await _session(unit, row) for row in found.rows], found.next_page)
 
 
 @router.get("/{session_id}")

@@ -23,7 +23,7 @@ from domain.ids import new_id
 from domain.runs import RunStatus
 from live.memory import LiveBus
 from storage.agents import config_of
-from storage.journal import Draft, read
+from storage.journal import Draft, read, written
 from storage.rows import add
 from storage.runs import Runs
 from storage.sessions import Sessions
@@ -62,7 +62,7 @@ class RunService:
         session = await Sessions(unit.connection, unit.caller.workspace_id).get(session_id, lock=True)
         runs = Runs(unit.connection)
         key = None if new.client_event_id is None else f"client/{new.client_event_id}"
-        if key is not None and (before := await unit.journal.written(session.id, key)):
+        if key is not None and (before := await written(unit.connection, session.id, key)):
             assert before[0].run_id is not None
             return before[0], await runs.get(before[0].run_id)
         if session.archived_at is not None:
