@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.heartbeat import heartbeating
 from activities.records import finish
 from domain.commands import FinishInput, RunStart, SweepResult
 from domain.runs import StopType
@@ -56,11 +57,12 @@ class SweepActivities:
     @activity.defn(name="sweep.run")
     async def run(self) -> SweepResult:
         """One sweep. Costs what there is to repair: runs that are idle or over are not looked at."""
-        delivered = await self._deliver()
-        # The first sweep of a process looks back as far as Temporal remembers: it may have been away for long.
-        settled = await self._settle_closed(None if not self._looked_back else RECENT)
-        self._looked_back = True
-        return SweepResult(started=delivered, settled=settled)
+        async with heartbeating():
+            delivered = await self._deliver()
+            # The first sweep of a process looks back as far as Temporal remembers: it may have been away for long.
+            settled = await self._settle_closed(RECENT if self._looked_back else None)
+            self._looked_back = True
+        return SweepResult(delivered=delivered, settled=settled)
 
     @activity.defn(name="sweep.settle")
     async def settle(self, run_id: str) -> None:

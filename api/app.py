@@ -61,7 +61,7 @@ def create_app(
 ) -> FastAPI:
     """`poll_seconds`: how often streams look at the log when nothing wakes them; short where other processes write."""
     release = version("perdure")
-    app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None)
+    app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
     app.state.database = database
     app.state.service = Service(
         database=database,

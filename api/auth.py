@@ -7,7 +7,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.errors import Forbidden, Unauthenticated
+from domain.errors import Forbidden, Invalid, Unauthenticated
 from domain.keys import Principal, Scope
 from storage.keys import Keys
 
@@ -17,7 +17,9 @@ _header = APIKeyHeader(name="x-api-key", auto_error=False, description="An API k
 
 
 async def authenticate(request: Request, connection: AsyncConnection) -> Principal:
-    """Raises Unauthenticated."""
+    """Raises Unauthenticated, and Invalid for an address that no database can look up."""
+    if "\x00" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+        raise Invalid("The address contains a NUL character.")
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         key = request.headers.get("x-api-key", "")

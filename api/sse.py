@@ -59,15 +59,12 @@ def start_of(request: Request, after: int | None, last_seq: int, default: int) -
 def viewer(request: Request, start: Start, *, run_id: str | None, types: list[str] | None, deltas: list[str] | None) -> Viewer:
     """What this caller wants to see."""
     sdk = is_sdk(request)
-    if deltas is not None:
-        previews = PREVIEWED & frozenset(deltas)
-    else:
-        previews = frozenset[str]() if sdk else PREVIEWED
+    by_default = frozenset[str]() if sdk else PREVIEWED
     return Viewer(
         after=start.seq,
         run_id=run_id,
         types=sdk_types(types) if sdk else None if types is None else frozenset(types),
-        previews=previews,
+        previews=by_default if deltas is None else PREVIEWED & frozenset(deltas),
         sent=dict(start.sent),
     )
 
@@ -101,7 +98,7 @@ async def _frames(
     shown = viewer.types
     if shown is not None:
         viewer.types = shown | CLOSING  # the stream's own book-keeping needs them
-    async with aclosing(tails.follow(session_id, viewer, last_seq)) as frames:  # type: ignore[type-var]
+    async with aclosing(tails.follow(session_id, viewer, last_seq)) as frames:
         async for frame in frames:
             if frame.seq is None:
                 yield _encode(viewer.cursor, frame.type, frame.data)

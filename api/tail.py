@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -250,7 +250,7 @@ class Tails:
         self._poll_seconds = poll_seconds
         self._tails: dict[str, Tail] = {}
 
-    async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncIterator[Frame]:
+    async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncGenerator[Frame, None]:
         """Frames after the viewer's cursor: the log first, then live; complete, in order, without repeats.
 
         `last_seq` is the log's end as the caller has just read it. Close it; it ends by itself only when something is broken.

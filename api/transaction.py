@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
@@ -16,7 +18,7 @@ from sqlmodel import col
 
 from api.auth import authenticate
 from domain.clock import now
-from domain.errors import BadRequest, IdempotencyKeyReused, Invalid, TooLarge, Unavailable
+from domain.errors import BadRequest, IdempotencyInFlight, IdempotencyKeyReused, Invalid, TooLarge, Unavailable
 from domain.keys import Principal
 from storage.database import Database, Transaction
 from storage.journal import Journal
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 MAX_BODY = 10 * 1024 * 1024
 KEPT = timedelta(hours=24)
 _MAX_KEY = 255
+_MAX_DEPTH = 64
+_IN_FLIGHT = "The first request with this Idempotency-Key is still running: repeat this one in a moment."
 _KEPT_HEADERS = ("location", "content-location", "content-type")
 
 Delivery = Callable[[], Awaitable[None]]
@@ -41,6 +45,8 @@ class Unit:
     caller: Principal
     transaction: Transaction | None = None
     deliveries: list[Delivery] = field(default_factory=list[Delivery])
+    secret: str | None = None
+    """A member of the answer that is shown once: a replay under the Idempotency-Key has null there."""
 
     @property
     def journal(self) -> Journal:
@@ -64,6 +70,7 @@ class TransactionalRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         route = self.path
+        in_flight: set[tuple[str, str, str]] = set()
 
         async def within(request: Request) -> Response:
             database: Database = request.app.state.database
@@ -77,22 +84,39 @@ class TransactionalRoute(APIRoute):
             key = request.headers.get("idempotency-key") if request.method == "POST" else None
             if key is not None and not 0 < len(key) <= _MAX_KEY:
                 raise BadRequest(f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
-            async with database.write() as transaction:
-                unit = request.state.unit = Unit(transaction.connection, caller, transaction)
-                if key is None:
-                    response = await handle(request)
-                else:
-                    path = f"{request.method} {request.url.path if '{' in route else route}"
-                    record = _Record(transaction.connection, database, caller.workspace_id, path, key, body)
-                    if before := await record.find():
-                        return before
-                    response = await handle(request)
-                    await record.keep(response)
+            path = f"{request.method} {request.scope['path'] if '{' in route else route}"
+            with _alone(in_flight, caller.workspace_id, path, key):
+                async with database.write() as transaction:
+                    unit = request.state.unit = Unit(transaction.connection, caller, transaction)
+                    if key is None:
+                        response = await handle(request)
+                    else:
+                        record = _Record(transaction.connection, database, caller.workspace_id, path, key, body)
+                        if before := await record.find():
+                            return before
+                        response = await handle(request)
+                        await record.keep(response, unit.secret)
             for deliver in unit.deliveries:
                 await _deliver(deliver)
             return response
 
         return within
+
+
+@contextmanager
+def _alone(in_flight: set[tuple[str, str, str]], workspace_id: str, path: str, key: str | None) -> Generator[None]:
+    """Raises IdempotencyInFlight when this process is at the same request already."""
+    if key is None:
+        yield
+        return
+    mine = (workspace_id, path, key)
+    if mine in in_flight:
+        raise IdempotencyInFlight(_IN_FLIGHT)
+    in_flight.add(mine)
+    try:
+        yield
+    finally:
+        in_flight.remove(mine)
 
 
 async def _deliver(deliver: Delivery) -> None:
@@ -116,24 +140,39 @@ async def _body(request: Request) -> bytes:
         pieces.append(piece)
     body = b"".join(pieces)
     request._body = body  # pyright: ignore[reportPrivateUsage]  # Starlette's own cache, filled here under a limit
-    _check_text(body, request.scope["path"] + str(request.query_params))
+    _check(body)
     return body
 
 
-def _check_text(body: bytes, address: str) -> None:
-    """Refuse what no database can store as text: NUL and half surrogates."""
-    if "\x00" in address:
-        raise Invalid("The address contains a NUL character.")
-    if b"\\u" not in body:
-        return
+def _check(body: bytes) -> None:
+    """Refuse what JSON readers let through and no database or answer can carry: NUL, half surrogates, NaN, bottomless nesting."""
     try:
-        decoded = json.dumps(json.loads(body), ensure_ascii=False)
+        root: object = json.loads(body) if body else None
     except (ValueError, RecursionError):
         return  # the framework says what is wrong with it
-    if "\\u0000" in decoded:
+    inside = [(root, 0)]
+    while inside:
+        value, depth = inside.pop()
+        if depth > _MAX_DEPTH:
+            raise Invalid(f"The body is nested more than {_MAX_DEPTH} deep.")
+        match value:
+            case str():
+                _check_text(value)
+            case float() if not math.isfinite(value):
+                raise Invalid("The body contains a number that JSON does not have: NaN or infinity.")
+            case dict():
+                inside.extend((part, depth + 1) for pair in cast("dict[str, object]", value).items() for part in pair)
+            case list():
+                inside.extend((part, depth + 1) for part in cast("list[object]", value))
+            case _:
+                pass
+
+
+def _check_text(value: str) -> None:
+    if "\x00" in value:
         raise Invalid("The body contains a NUL character, which cannot be stored.")
     try:
-        decoded.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         raise Invalid("The body contains half of a surrogate pair, which is not text.") from error
 
@@ -152,10 +191,12 @@ class _Record:
         return hashlib.sha256(self.body).hexdigest()
 
     async def find(self) -> Response | None:
-        """The first answer under this key. Waits for a first request that is still running."""
+        """The first answer under this key. Raises IdempotencyInFlight when another process is at it, IdempotencyKeyReused."""
         if not self.database.is_sqlite:  # SQLite has one writer at a time anyway
-            lock = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
-            await self.connection.execute(lock, {"name": f"{self.workspace_id}|{self.route}|{self.key}"})
+            lock = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+            locked = await self.connection.execute(lock, {"name": f"{self.workspace_id}|{self.route}|{self.key}"})
+            if not locked.scalar_one():
+                raise IdempotencyInFlight(_IN_FLIGHT)
         await self.connection.execute(delete(IdempotencyRow).where(col(IdempotencyRow.created_at) < now() - KEPT))
         statement = select(IdempotencyRow).where(
             col(IdempotencyRow.workspace_id) == self.workspace_id,
@@ -169,7 +210,10 @@ class _Record:
             raise IdempotencyKeyReused("This Idempotency-Key was used with another body: take a fresh one.")
         return Response(row.body, row.status, {**row.headers, "Idempotent-Replayed": "true"})
 
-    async def keep(self, response: Response) -> None:
+    async def keep(self, response: Response, secret: str | None) -> None:
+        body = bytes(response.body).decode()
+        if secret is not None:
+            body = json.dumps({**json.loads(body), secret: None})
         row = IdempotencyRow(
             workspace_id=self.workspace_id,
             route=self.route,
@@ -177,7 +221,7 @@ class _Record:
             body_sha256=self._sha256,
             status=response.status_code,
             headers={name: value for name, value in response.headers.items() if name in _KEPT_HEADERS},
-            body=bytes(response.body).decode(),
+            body=body,
             created_at=now(),
         )
         await add(self.connection, row)

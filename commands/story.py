@@ -83,14 +83,14 @@ class Tally:
 
     usage: Usage = field(default_factory=Usage)
     nano_usd: int | None = 0
-    calls: int = 0
+    steps: int = 0
     started_at: datetime | None = None
     since: float = field(default_factory=monotonic)
 
     def add(self, end: events.ModelRequestEnd) -> None:
-        self.calls += 1
-        self.usage += end.model_usage
         if not end.is_error or end.model_usage.output_tokens:
+            self.steps += 1
+            self.usage += end.model_usage
             # A call of unknown price makes the sum unknown, as in the run itself.
             self.nano_usd = None if end.cost is None or self.nano_usd is None else self.nano_usd + end.cost.nano_usd
 
@@ -255,7 +255,7 @@ class Story:
         written = any(block.shown for block in self._blocks.values())
         self._blocks.clear()
         if written:
-            self._line(f"✗ void: the text above does not count ({one_line(why, 80)})", _WRONG)
+            self._line(f"✗ void: what this model call wrote above does not count ({one_line(why, 80)})", _WRONG)
 
     def _message(self, text: str) -> None:
         if text == self._typed:
@@ -303,8 +303,8 @@ class Story:
 
     def _figures(self, took: str) -> str:
         tally = self._tally
-        calls = f"{tally.calls} model call{'' if tally.calls == 1 else 's'}"
-        return f"{calls} · {tokens(tally.usage)} · {money(tally.cost)} · {took}"
+        steps = f"{tally.steps} step{'' if tally.steps == 1 else 's'}"
+        return f"{steps} · {tokens(tally.usage)} · {money(tally.cost)} · {took}"
 
     def _release_held(self) -> None:
         """Texts that were not the last answer."""

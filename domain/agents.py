@@ -47,14 +47,22 @@ class ModelConfig(BaseModel):
         return value
 
 
+class AlwaysAllow(Strict):
+    """The one permission there is so far; taken so that what was read can be sent back."""
+
+    type: Literal["always_allow"]
+
+
 class ToolConfig(Strict):
     name: str
     type: str | None = None
     enabled: bool = True
+    permission_policy: AlwaysAllow | None = None
 
 
 class ToolDefault(Strict):
     enabled: bool = True
+    permission_policy: AlwaysAllow | None = None
 
 
 class Toolset(Strict):

@@ -137,6 +137,7 @@ class RunState(BaseModel, frozen=True):
 
 
 class SweepResult(BaseModel, frozen=True):
-    started: int = 0
+    delivered: int = 0
+    """Runs started, or commanded, again."""
     settled: int = 0
-    signalled: int = 0
+    """Runs that had ended outside."""

@@ -1,5 +1,6 @@
 """Agents and their versions."""
 
+import re
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -11,8 +12,10 @@ from domain.agents import AgentConfig, AgentVersion
 from domain.clock import now
 from domain.errors import Archived, Conflict, NotFound, VersionConflict
 from domain.ids import new_id
-from storage.rows import Page, add, fetch, page
+from storage.rows import Page, add, fetch, fetch_one, page
 from storage.tables import AgentRow, AgentVersionRow
+
+_ID = re.compile(r"agent_[0-9a-z]{26}$")
 
 
 class Agents:
@@ -37,15 +40,15 @@ class Agents:
         await self._add_version(row.id, 1, config, moment)
         return _version(row, 1, config)
 
-    async def get(self, agent_id: str, version: int | None = None) -> AgentVersion:
+    async def get(self, agent_id: str, version: int | None = None, *, lock: bool = False) -> AgentVersion:
         """The newest version, or the one named. Raises NotFound."""
-        row = await self._row(agent_id)
+        row = await self._row(agent_id, lock=lock)
         wanted = row.version if version is None else version
         return _version(row, wanted, await self._config(agent_id, wanted))
 
     async def resolve(self, reference: str, version: int | None = None) -> AgentVersion:
         """By id, else by name among those not archived. Raises NotFound, Archived, or Conflict if the name is ambiguous."""
-        if reference.startswith("agent_"):
+        if _ID.match(reference):
             found = await self.get(reference, version)
         else:
             ids = await self.ids_named(reference)
@@ -99,13 +102,25 @@ class Agents:
         return _version(row, row.version, await self._config(agent_id, row.version))
 
     async def find(
-        self, *, limit: int, cursor: str | None, descending: bool, include_archived: bool, name: str | None = None
+        self,
+        *,
+        limit: int,
+        cursor: str | None,
+        descending: bool,
+        include_archived: bool,
+        name: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
     ) -> Page[AgentRow]:
         statement = select(AgentRow).where(col(AgentRow.workspace_id) == self._workspace_id, col(AgentRow.inline).is_(False))
         if not include_archived:
             statement = statement.where(col(AgentRow.archived_at).is_(None))
         if name is not None:
             statement = statement.where(col(AgentRow.name) == name)
+        if created_after is not None:
+            statement = statement.where(col(AgentRow.created_at) > created_after)
+        if created_before is not None:
+            statement = statement.where(col(AgentRow.created_at) < created_before)
         return await page(
             self._connection,
             AgentRow,
@@ -117,25 +132,28 @@ class Agents:
             descending=descending,
         )
 
-    async def versions(self, agent_id: str) -> list[AgentVersion]:
-        """All versions, the newest first."""
+    async def versions(self, agent_id: str, *, before: int | None, limit: int) -> list[AgentVersion]:
+        """Versions, the newest first. `before`: only those older than that."""
         row = await self._row(agent_id)
         statement = (
             select(AgentVersionRow)
             .where(col(AgentVersionRow.agent_id) == agent_id)
             .order_by(col(AgentVersionRow.version).desc())
+            .limit(limit)
         )
+        if before is not None:
+            statement = statement.where(col(AgentVersionRow.version) < before)
         return [
             _version(row, found.version, AgentConfig.model_validate(found.config))
             for found in await fetch(self._connection, AgentVersionRow, statement)
         ]
 
-    async def _row(self, agent_id: str) -> AgentRow:
+    async def _row(self, agent_id: str, *, lock: bool = False) -> AgentRow:
         statement = select(AgentRow).where(col(AgentRow.id) == agent_id, col(AgentRow.workspace_id) == self._workspace_id)
-        rows = await fetch(self._connection, AgentRow, statement)
-        if not rows:
+        row = await fetch_one(self._connection, AgentRow, statement.with_for_update() if lock else statement)
+        if row is None:
             raise NotFound(f"No agent {agent_id}.")
-        return rows[0]
+        return row
 
     async def _config(self, agent_id: str, version: int) -> AgentConfig:
         return await config_of(self._connection, agent_id, version)

@@ -10,7 +10,7 @@ from domain.clock import now
 from domain.errors import NotFound, Unauthenticated
 from domain.ids import new_id
 from domain.keys import PREFIX_CHARS, Principal, key_sha256
-from storage.rows import add, fetch, fetch_one
+from storage.rows import Page, add, fetch_one, page
 from storage.tables import ApiKeyRow, WorkspaceRow
 
 DEFAULT_WORKSPACE = "wrkspc_default"
@@ -55,9 +55,17 @@ class Keys:
             raise Unauthenticated("The API key is unknown or revoked. `perdure keys create` makes a new one.")
         return Principal(workspace_id=row.workspace_id, key_id=row.id, scopes=frozenset(row.scopes))
 
-    async def of(self, workspace_id: str) -> list[ApiKeyRow]:
-        statement = select(ApiKeyRow).where(col(ApiKeyRow.workspace_id) == workspace_id).order_by(col(ApiKeyRow.created_at))
-        return await fetch(self._connection, ApiKeyRow, statement)
+    async def find(self, workspace_id: str, *, limit: int, cursor: str | None, descending: bool) -> Page[ApiKeyRow]:
+        return await page(
+            self._connection,
+            ApiKeyRow,
+            select(ApiKeyRow).where(col(ApiKeyRow.workspace_id) == workspace_id),
+            at=ApiKeyRow.created_at,  # type: ignore[arg-type]  # SQLModel types its columns as their values
+            id=ApiKeyRow.id,  # type: ignore[arg-type]
+            limit=limit,
+            cursor=cursor,
+            descending=descending,
+        )
 
     async def revoke(self, workspace_id: str, key_id: str) -> None:
         """Raises NotFound. Revoking again changes nothing."""

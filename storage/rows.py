@@ -72,8 +72,11 @@ def _decode(cursor: str) -> tuple[datetime, str]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         moment, separator, id = text.partition("|")
-        if not separator or not id:
+        if not separator or not id.isascii() or not id.isprintable():
             raise ValueError
-        return datetime.fromisoformat(moment), id
-    except (ValueError, binascii.Error) as error:
+        at = datetime.fromisoformat(moment)
+        if wire(at) != moment:
+            raise ValueError
+        return at, id
+    except (ValueError, OverflowError, binascii.Error) as error:
         raise MalformedCursor("`page` is not a cursor of this list: send back `next_page` as it was given.") from error

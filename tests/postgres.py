@@ -128,7 +128,8 @@ class PostgresServer:
             time.sleep(0.02)
 
     def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres", autocommit=True)
+        # By the socket, which is surely ours: another server on the same port would answer for one that could not start.
+        return psycopg.connect(host=str(self.directory), port=self.port, user="postgres", dbname="postgres", autocommit=True)
 
 
 def find_binaries() -> Path:

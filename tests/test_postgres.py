@@ -1,7 +1,6 @@
 """The database server that the tests start: separate databases, and nothing left behind."""
 
 import os
-import shutil
 from pathlib import Path
 
 import psutil
@@ -58,7 +57,7 @@ def test_a_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_machine_without_postgres_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(postgres, "DEBIAN", tmp_path)
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(PostgresUnavailable, match="apt-get install postgresql"):
         find_binaries()

@@ -27,7 +27,7 @@ from workflows.agent_run import AgentRun
 from workflows.sweep import SCHEDULE_ID, Settle, Sweep
 
 TASK_QUEUE = "perdure"
-SWEEP_EVERY = timedelta(seconds=10)
+SWEEPER_EVERY = timedelta(minutes=1)
 RPC_SECONDS = 3.0
 
 T = TypeVar("T")
@@ -109,12 +109,13 @@ class RunClient:
     async def ensure_sweeper(self) -> None:
         """Create the sweeper's schedule where it is missing."""
         schedule = Schedule(
-            action=ScheduleActionStartWorkflow(Sweep.run, id="sweep", task_queue=self._task_queue),
-            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=SWEEP_EVERY)]),
-            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=10)),
+            action=ScheduleActionStartWorkflow(Sweep.run, id=SCHEDULE_ID, task_queue=self._task_queue),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=SWEEPER_EVERY)]),
+            # One at a time, and the next begins as soon as one ends.
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.BUFFER_ONE, catchup_window=timedelta(minutes=1)),
         )
         with contextlib.suppress(ScheduleAlreadyRunningError):
-            await self._client.create_schedule(SCHEDULE_ID, schedule)
+            await self._client.create_schedule(SCHEDULE_ID, schedule, trigger_immediately=True)
 
     async def _deliver(self, call: Awaitable[None]) -> None:
         """A workflow that is gone needs no command any more."""

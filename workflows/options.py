@@ -49,7 +49,7 @@ def tool_call(name: str, timeout_seconds: float) -> ActivityOptions:
 def record(summary: str) -> ActivityOptions:
     """Database only: repeated until it succeeds, for what a run has decided must be written."""
     return {
-        "start_to_close_timeout": timedelta(seconds=30),
+        "start_to_close_timeout": timedelta(seconds=10),  # as long as a lost worker holds up the run here
         "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)),
         "summary": summary,
     }
@@ -58,5 +58,6 @@ def record(summary: str) -> ActivityOptions:
 def sweep() -> ActivityOptions:
     return {
         "start_to_close_timeout": timedelta(minutes=5),
+        "heartbeat_timeout": HEARTBEAT,
         "retry_policy": RetryPolicy(maximum_attempts=1),  # the schedule comes again by itself
     }

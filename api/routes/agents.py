@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.auth import AgentsRead, AgentsWrite
 from api.errors import PROBLEMS
-from api.pages import Cursor, Limit, List, Order, listed
+from api.pages import CreatedAt, Cursor, Limit, List, Order, listed, seq_cursor, seq_of
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
@@ -16,7 +17,8 @@ from storage.agents import Agents
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=TransactionalRoute, responses=PROBLEMS)
 
-Version = Annotated[int, Field(ge=1, le=2_000_000_000, strict=True)]
+MAX_VERSION = 2_000_000_000
+Version = Annotated[int, Field(ge=1, le=MAX_VERSION, strict=True)]
 
 
 class AgentCreate(AgentConfig):
@@ -31,7 +33,7 @@ class AgentCreate(AgentConfig):
 
 
 class AgentUpdate(BaseModel):
-    """Members left out stay as they are; a null `description` or `system` clears it; a null metadata value removes it."""
+    """Members left out stay as they are; a null `description`, `system` or `tools` clears it, a null metadata value removes it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,6 +45,9 @@ class AgentUpdate(BaseModel):
     tools: tuple[str | AgentTool, ...] | None = None
     limits: Limits | None = None
     metadata: dict[str, str | None] | None = None
+    mcp_servers: tuple[()] | None = None
+    skills: tuple[()] | None = None
+    multiagent: None = None
 
 
 class Rollback(BaseModel):
@@ -67,6 +72,7 @@ async def create_agent(
 async def list_agents(
     caller: AgentsRead,
     unit: UnitOfWork,
+    created: CreatedAt,
     limit: Limit = 20,
     page: Cursor = None,
     order: Order = "desc",
@@ -76,23 +82,31 @@ async def list_agents(
     """Stored agents, the newest first; `name` finds those of exactly that name."""
     agents = Agents(unit.connection, caller.workspace_id)
     found = await agents.find(
-        limit=limit, cursor=page, descending=order == "desc", include_archived=include_archived, name=name
+        limit=limit,
+        cursor=page,
+        descending=order == "desc",
+        include_archived=include_archived,
+        name=name,
+        created_after=created.after,
+        created_before=created.before,
     )
     return listed([Agent.of(await agents.get(row.id)) for row in found.rows], found.next_page)
 
 
 @router.get("/{agent_id}")
-async def get_agent(agent_id: str, caller: AgentsRead, unit: UnitOfWork) -> Agent:
-    """The newest version."""
-    return Agent.of(await Agents(unit.connection, caller.workspace_id).get(agent_id))
+async def get_agent(
+    agent_id: str, caller: AgentsRead, unit: UnitOfWork, version: Annotated[int | None, Query(ge=1, le=MAX_VERSION)] = None
+) -> Agent:
+    """The newest version, or the one that is named."""
+    return Agent.of(await Agents(unit.connection, caller.workspace_id).get(agent_id, version))
 
 
 @router.post("/{agent_id}")
 async def update_agent(agent_id: str, body: AgentUpdate, caller: AgentsWrite, unit: UnitOfWork, service: TheService) -> Agent:
     """Write the next version. With `version`, only if that is still the newest: else 409 `version_conflict`."""
     agents = Agents(unit.connection, caller.workspace_id)
-    newest = await agents.get(agent_id)
-    config = AgentConfig.model_validate(_merged(newest.config, body))
+    newest = await agents.get(agent_id, lock=True)
+    config = _merged(newest.config, body)
     await service.catalog.check(config)
     return Agent.of(await agents.update(agent_id, body.version or newest.version, config))
 
@@ -104,35 +118,43 @@ async def archive_agent(agent_id: str, caller: AgentsWrite, unit: UnitOfWork) ->
 
 
 @router.get("/{agent_id}/versions")
-async def list_versions(agent_id: str, caller: AgentsRead, unit: UnitOfWork) -> List[Agent]:
+async def list_versions(
+    agent_id: str, caller: AgentsRead, unit: UnitOfWork, limit: Limit = 20, page: Cursor = None
+) -> List[Agent]:
     """Every version, the newest first."""
-    versions = await Agents(unit.connection, caller.workspace_id).versions(agent_id)
-    return listed([Agent.of(version) for version in versions], None)
+    before = None if page is None else seq_of(page)
+    versions = await Agents(unit.connection, caller.workspace_id).versions(agent_id, before=before, limit=limit + 1)
+    following = seq_cursor(versions[limit - 1].version) if len(versions) > limit else None
+    return listed([Agent.of(version) for version in versions[:limit]], following)
 
 
 @router.get("/{agent_id}/versions/{version}")
-async def get_version(agent_id: str, version: int, caller: AgentsRead, unit: UnitOfWork) -> Agent:
-    return Agent.of(await Agents(unit.connection, caller.workspace_id).get(agent_id, min(version, 2_000_000_000)))
+async def get_version(
+    agent_id: str, version: Annotated[int, Path(ge=1, le=MAX_VERSION)], caller: AgentsRead, unit: UnitOfWork
+) -> Agent:
+    return Agent.of(await Agents(unit.connection, caller.workspace_id).get(agent_id, version))
 
 
 @router.post("/{agent_id}/rollback")
 async def roll_back(agent_id: str, body: Rollback, caller: AgentsWrite, unit: UnitOfWork) -> Agent:
     """Write a new version that says what an old one said."""
     agents = Agents(unit.connection, caller.workspace_id)
-    newest, old = await agents.get(agent_id), await agents.get(agent_id, body.version)
+    newest, old = await agents.get(agent_id, lock=True), await agents.get(agent_id, body.version)
     return Agent.of(await agents.update(agent_id, newest.version, old.config))
 
 
-def _merged(config: AgentConfig, body: AgentUpdate) -> dict[str, Any]:
-    given = body.model_dump(exclude_unset=True, exclude={"version", "metadata"})
-    merged = {
-        **config.model_dump(),
-        **{name: value for name, value in given.items() if name in _CLEARABLE or value is not None},
-    }
+def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
+    given = body.model_dump(exclude_unset=True, include={"name", "description", "model", "system", "tools", "limits"})
+    changes = {name: _CLEARED.get(name) if value is None else value for name, value in given.items()}
+    merged = {**config.model_dump(), **{k: v for k, v in changes.items() if v is not None or k in _CLEARED}}
     if body.metadata is not None:
         both = {**config.metadata, **body.metadata}
         merged["metadata"] = {key: value for key, value in both.items() if value is not None}
-    return merged
+    try:
+        return AgentConfig.model_validate(merged)
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults, body=merged) from error
 
 
-_CLEARABLE = frozenset({"description", "system"})
+_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": ()}

@@ -1,6 +1,5 @@
 """/v1/sessions/{id}/events and /items"""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import SessionsRead, SessionsWrite
 from api.content import TextBlock, content_of
 from api.errors import PROBLEMS
-from api.pages import Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
+from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
 from api.services.runs import NewRun
 from api.sse import is_sdk
 from api.state import TheService
@@ -64,13 +63,12 @@ async def list_events(
     session_id: str,
     caller: SessionsRead,
     unit: UnitOfWork,
+    created: CreatedAt,
     limit: EventLimit = 20,
     page: Cursor = None,
     order: Order = "asc",
     types: Types = None,
     types_brackets: Annotated[list[str] | None, Query(alias="types[]", include_in_schema=False)] = None,
-    created_after: Annotated[datetime | None, Query(alias="created_at[gt]")] = None,
-    created_before: Annotated[datetime | None, Query(alias="created_at[lt]")] = None,
 ) -> List[dict[str, Any]]:
     """The session's log."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
@@ -86,8 +84,8 @@ async def list_events(
         before=place if descending else None,
         limit=limit + 1,
         types=wanted,
-        created_after=created_after,
-        created_before=created_before,
+        created_after=created.after,
+        created_before=created.before,
         descending=descending,
     )
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None

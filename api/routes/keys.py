@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import KeysWrite
 from api.errors import PROBLEMS
-from api.pages import List, listed
+from api.pages import Cursor, Limit, List, Order, listed
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Key
 from domain.errors import Forbidden
@@ -32,12 +32,17 @@ async def create_key(body: KeyCreate, caller: KeysWrite, unit: UnitOfWork) -> Ke
     if lacking := set(wanted) - caller.scopes:
         raise Forbidden(f"This key lacks {', '.join(sorted(lacking))} and cannot give it away.")
     key = new_key()
+    unit.secret = "key"
     return Key.of(await Keys(unit.connection).add(caller.workspace_id, body.name, key, wanted), key)
 
 
 @router.get("")
-async def list_keys(caller: KeysWrite, unit: UnitOfWork) -> List[Key]:
-    return listed([Key.of(row) for row in await Keys(unit.connection).of(caller.workspace_id)], None)
+async def list_keys(
+    caller: KeysWrite, unit: UnitOfWork, limit: Limit = 20, page: Cursor = None, order: Order = "desc"
+) -> List[Key]:
+    """The workspace's keys, revoked ones too, the newest first."""
+    found = await Keys(unit.connection).find(caller.workspace_id, limit=limit, cursor=page, descending=order == "desc")
+    return listed([Key.of(row) for row in found.rows], found.next_page)
 
 
 @router.delete("/{key_id}", status_code=204)

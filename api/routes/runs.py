@@ -1,6 +1,5 @@
 """/v1/runs"""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import RunsRead, RunsWrite
 from api.content import Content, content_of
 from api.errors import PROBLEMS
-from api.pages import Cursor, EventLimit, Limit, List, Order, listed, seq_cursor, seq_of
+from api.pages import CreatedAt, Cursor, EventLimit, Limit, List, Order, listed, seq_cursor, seq_of
 from api.routes.sessions import AgentChoice, choose_agent
 from api.services.runs import NewRun
 from api.state import TheService
@@ -100,17 +99,16 @@ async def list_runs(
     caller: RunsRead,
     unit: UnitOfWork,
     service: TheService,
+    created: CreatedAt,
     limit: Limit = 20,
     page: Cursor = None,
     order: Order = "desc",
     status: Annotated[list[RunStatus] | None, Query()] = None,
     agent_id: str | None = None,
     session_id: str | None = None,
-    created_after: Annotated[datetime | None, Query(alias="created_at[gt]")] = None,
-    created_before: Annotated[datetime | None, Query(alias="created_at[lt]")] = None,
 ) -> List[Run]:
     """Runs, the newest first."""
-    wanted = RunFilter(status or (), agent_id, session_id, created_after, created_before)
+    wanted = RunFilter(status or (), agent_id, session_id, created.after, created.before)
     found = await Runs(unit.connection).find(caller.workspace_id, wanted, limit=limit, cursor=page, descending=order == "desc")
     return listed([run_of(row, service.temporal_ui) for row in found.rows], found.next_page)
 

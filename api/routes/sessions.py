@@ -1,15 +1,14 @@
 """/v1/sessions"""
 
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from api.auth import SessionsRead, SessionsWrite
 from api.content import Content, content_of
 from api.errors import PROBLEMS
-from api.pages import Cursor, Limit, List, Order, listed
+from api.pages import CreatedAt, Cursor, Limit, List, Order, listed
 from api.services.runs import NewRun
 from api.state import TheService
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
@@ -19,6 +18,7 @@ from domain.clock import now
 from domain.errors import Conflict
 from domain.events import SessionUpdated
 from domain.runs import Run
+from domain.sessions import SessionStatus
 from storage.agents import Agents
 from storage.journal import Draft
 from storage.runs import Runs
@@ -40,10 +40,23 @@ class AgentPin(BaseModel):
     version: Annotated[int, Field(ge=1, le=2_000_000_000, strict=True)] | None = None
 
 
-AgentChoice = str | AgentPin | AgentConfig
+def _kind_of_choice(choice: object) -> str:
+    if isinstance(choice, str):
+        return "name"
+    members = cast("dict[str, object]", choice) if isinstance(choice, dict) else vars(choice) if isinstance(choice, BaseModel) else {}
+    return "pin" if "id" in members else "inline"
 
 
-async def choose_agent(unit: Unit, service: TheService, choice: AgentChoice) -> AgentVersion:
+AgentChoice = Annotated[
+    Annotated[str, Field(min_length=1, max_length=256), Tag("name")]
+    | Annotated[AgentPin, Tag("pin")]
+    | Annotated[AgentConfig, Tag("inline")],
+    Discriminator(_kind_of_choice),
+]
+"""Told apart before they are checked, so that a fault is reported once and where it is."""
+
+
+async def choose_agent(unit: Unit, service: TheService, choice: str | AgentPin | AgentConfig) -> AgentVersion:
     """By id or name, at a version, or defined on the spot. Raises NotFound, Archived, Invalid."""
     agents = Agents(unit.connection, unit.caller.workspace_id)
     if isinstance(choice, str):
@@ -122,19 +135,19 @@ async def create_session(
 async def list_sessions(
     caller: SessionsRead,
     unit: UnitOfWork,
+    created: CreatedAt,
     limit: Limit = 20,
     page: Cursor = None,
     order: Order = "desc",
     agent_id: str | None = None,
     agent_version: Annotated[int | None, Query(ge=1, le=2_000_000_000)] = None,
-    statuses: Annotated[list[Literal["rescheduling", "running", "idle", "terminated"]] | None, Query()] = None,
-    created_after: Annotated[datetime | None, Query(alias="created_at[gt]")] = None,
-    created_before: Annotated[datetime | None, Query(alias="created_at[lt]")] = None,
+    statuses: Annotated[list[SessionStatus] | None, Query()] = None,
+    statuses_brackets: Annotated[list[SessionStatus] | None, Query(alias="statuses[]", include_in_schema=False)] = None,
     include_archived: bool = False,
 ) -> List[Session]:
     """Sessions, the newest first."""
     wanted = SessionFilter(
-        agent_id, agent_version, statuses or (), _aware(created_after), _aware(created_before), include_archived
+        agent_id, agent_version, statuses or statuses_brackets or (), created.after, created.before, include_archived
     )
     sessions = Sessions(unit.connection, caller.workspace_id)
     found = await sessions.find(wanted, limit=limit, cursor=page, descending=order == "desc")
@@ -196,8 +209,3 @@ async def send_message(
 def _refuse_active(row: SessionRow) -> None:
     if row.active_run_id is not None:
         raise Conflict(f"Run {row.active_run_id} is still active: cancel it first.")
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    """A time without a zone is taken as UTC."""
-    return moment.replace(tzinfo=now().tzinfo) if moment is not None and moment.tzinfo is None else moment

@@ -86,7 +86,7 @@ async def wait_for_run(
         waiting = Viewer(after=end.after, run_id=run_id, types=RUN_OVER_TYPES, previews=frozenset())
         try:
             async with asyncio.timeout(timeout_seconds):
-                async with aclosing(service.tails.follow(row.session_id, waiting, last_seq)) as frames:  # type: ignore[type-var]
+                async with aclosing(service.tails.follow(row.session_id, waiting, last_seq)) as frames:
                     await anext(frames, None)
         except TimeoutError:
             pass

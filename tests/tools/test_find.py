@@ -1,6 +1,5 @@
 import asyncio
 import os
-import time
 
 import psutil
 import pytest
@@ -42,6 +41,14 @@ async def use(tool: Glob | Grep, context: ToolContext, **arguments: JsonValue) -
 )
 async def test_glob(files: ToolContext, pattern: str, path: str, expected: list[str]) -> None:
     assert await use(Glob(), files, pattern=pattern, path=path) == expected
+
+
+async def test_a_glob_of_many_stars_ends(context: ToolContext) -> None:
+    deep = context.directory.joinpath(*"abcdefghijklmnopqrst")
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+
+    assert await use(Glob(), context, pattern="**/" * 20 + "other") == ["No files match."]
 
 
 async def test_glob_is_capped(context: ToolContext) -> None:
@@ -99,12 +106,16 @@ async def test_a_catastrophic_pattern_is_stopped(
     context: ToolContext, catastrophe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.find.GREP_SECONDS", 0.5)
-    ticks = asyncio.create_task(_longest_pause())
-    with pytest.raises(ToolFailed, match="simpler pattern"):
-        await use(Grep(), context, pattern=catastrophe)
+    call = asyncio.create_task(use(Grep(), context, pattern=catastrophe))
+    ticks = 0
+    async with asyncio.timeout(5):
+        while not call.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
 
-    ticks.cancel()
-    assert await ticks < 0.4
+    with pytest.raises(ToolFailed, match="simpler pattern"):
+        await call
+    assert ticks > 5  # everything else went on meanwhile
     assert psutil.Process().children() == []
 
 
@@ -116,21 +127,10 @@ async def test_cancelling_ends_the_search(context: ToolContext, catastrophe: str
             await asyncio.sleep(0.01)
 
     call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await call
 
     assert psutil.Process().children() == []
     await asyncio.sleep(0)
     assert psutil.Process().num_fds() <= descriptors + 1  # the loop's own child watcher
-
-
-async def _longest_pause() -> float:
-    """How long the event loop was blocked at most, seconds."""
-    longest, before = 0.0, time.monotonic()
-    try:
-        while True:
-            await asyncio.sleep(0.01)
-            now = time.monotonic()
-            longest, before = max(longest, now - before), now
-    except asyncio.CancelledError:
-        return longest

@@ -1,0 +1,229 @@
+"""Whatever happens at once, every viewer's story is gap-free: seeded random interleavings of a writer and its viewers."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api import tail
+from api.tail import Frame, Tails, Viewer
+from domain.agents import AgentConfig, ModelConfig
+from domain.clock import now
+from domain.events import (
+    AgentMessage,
+    AgentThinking,
+    ModelRequestEnd,
+    ModelRequestStart,
+    RunStarted,
+    SessionUpdated,
+    TextContent,
+)
+from domain.ids import new_id
+from domain.usage import Usage
+from live.memory import LiveBus, PreviewType
+from storage.agents import Agents
+from storage.database import Database, sqlite_url
+from storage.journal import Draft, Journal
+from storage.keys import Keys
+from storage.rows import add
+from storage.schema import migrate
+from storage.sessions import Sessions
+from storage.tables import RunRow
+
+CALLS = 12
+KINDS: tuple[PreviewType, PreviewType] = ("agent.thinking", "agent.message")
+
+
+class Slow(Database):
+    """Reads take their time, and now and then fail, so that much happens meanwhile."""
+
+    chance: random.Random | None = None
+    failures = 0
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        if self.chance is None:
+            async with super().read() as connection:
+                yield connection
+            return
+        await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.01)))
+        if self.chance.random() < 0.02:
+            self.failures += 1
+            raise OSError("away for a moment")
+        async with super().read() as connection:
+            yield connection
+        await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.01)))
+
+
+class World:
+    """One session, what is written in it, and the truth about it."""
+
+    def __init__(self, path: Path, chance: random.Random) -> None:
+        self.chance = chance
+        self.live = LiveBus()
+        self.database = Slow(sqlite_url(path / "test.db"), self._announce)
+        self.tails = Tails(self.database, self.live, poll_seconds=0.03)
+        self.text: dict[str, str] = {}
+        self.closed_at: dict[str, int] = {}
+        """By event: the seq at which it is final or void."""
+        self.last_seq = 0
+        self.over = False
+        self.session_id = self.run_id = ""
+
+    def _announce(self, session_id: str, seq: int) -> None:
+        if self.chance.random() < 0.85:  # the rest of the wake-ups is lost
+            self.live.wake(session_id, seq)
+
+    async def prepare(self) -> None:
+        await migrate(self.database.engine)
+        async with self.database.write() as transaction:
+            connection = transaction.connection
+            workspace_id = await Keys(connection).create_workspace("test")
+            config = AgentConfig(name="a", model=ModelConfig(id="demo:echo"))
+            agent = await Agents(connection, workspace_id).create(config)
+            session = await Sessions(connection, workspace_id).create(agent.id, 1)
+            self.session_id, self.run_id, moment = session.id, new_id("run"), now()
+            row: dict[str, Any] = {"id": self.run_id, "workspace_id": workspace_id, "session_id": session.id}
+            row |= {"agent_id": agent.id, "agent_version": 1, "agent_name": "a", "model": "demo:echo"}
+            row |= {"kind": "turn", "status": "queued", "limits": {}, "meta": {}, "created_at": moment, "touched_at": moment}
+            await add(connection, RunRow(**row))
+        self.database.chance = self.chance
+
+    async def append(self, *drafts: Draft) -> int:
+        async with self.database.write() as transaction:
+            journal = Journal(transaction.connection, transaction.appended)
+            events = await journal.append(self.session_id, self.run_id, drafts)
+        self.last_seq = events[-1].seq
+        return events[-1].seq
+
+    async def write(self) -> None:
+        """Model calls one after another, with every kind of ending."""
+        await self.append(Draft(RunStarted()))
+        lost: Draft | None = None
+        for _ in range(CALLS):
+            start = Draft(ModelRequestStart(model="demo:echo", attempt=1))
+            await self.append(*([lost] if lost else []), start)
+            lost, written = None, await self._stream()
+            ending = self.chance.choice(("answered", "answered", "failed", "interrupted", "lost"))
+            end = Draft(ModelRequestEnd(model_request_start_id=start.id, model_usage=Usage(), duration_ms=1, attempt=1))
+            if ending == "lost":
+                lost = end
+            finals = [self._final(id) for id in written] if ending in ("answered", "interrupted") else []
+            seq = await self.append(*finals, *([] if lost else [end]))if finals or not lost else None
+            self.closed_at |= dict.fromkeys(written, self.last_seq + 1 if seq is None else seq)
+            await self._pause()
+            self.live.close_previews(self.session_id, self.run_id)
+        self.over = True
+
+    async def disturb(self) -> None:
+        while not self.over:
+            await self.append(Draft(SessionUpdated(title="t")))
+            await asyncio.sleep(self.chance.uniform(0, 0.03))
+
+    async def _stream(self) -> list[str]:
+        written: list[str] = []
+        for kind in KINDS[self.chance.randrange(2) :]:
+            event_id = new_id("sevt")
+            written.append(event_id)
+            self.text[event_id] = ""
+            for _ in range(self.chance.randrange(1, 25)):
+                piece = "".join(self.chance.choices("abcdefgh ", k=self.chance.randrange(1, 9)))
+                self.text[event_id] += piece
+                self.live.write(self.session_id, self.run_id, event_id, kind, piece)
+                await self._pause()
+        self._kinds = dict(zip(written, KINDS[-len(written) :], strict=True))
+        return written
+
+    def _final(self, event_id: str) -> Draft:
+        text = self.text[event_id]
+        if self._kinds[event_id] == "agent.thinking":
+            return Draft(AgentThinking(text=text), id=event_id)
+        return Draft(AgentMessage(content=(TextContent(text=text),)), id=event_id)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self.chance.choice((0, 0, 0, 0, 0.001, 0.005)))
+
+
+class Client:
+    """A viewer that comes and goes, and checks each frame against what it has had."""
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        self.world = world
+        self.chance = chance
+        self.seq = 0
+        self.cursor: dict[str, int] = {}
+        self.texts: dict[str, str] = {}
+        self.deltas = 0
+        self.quiet = chance.random() < 0.2
+
+    async def live(self) -> None:
+        while not (self.world.over and self.seq == self.world.last_seq):
+            await self._watch(self.chance.choice((1, 10, 40, 10_000)))
+            await asyncio.sleep(self.chance.choice((0, 0.005, 0.02)))
+
+    async def _watch(self, frames: int) -> None:
+        world = self.world
+        viewer = Viewer(after=self.seq, sent=dict(self.cursor), previews=frozenset() if self.quiet else frozenset(KINDS))
+        # Now and then the caller's look at the log is a little old by the time the stream begins.
+        last_seq = world.last_seq
+        await asyncio.sleep(self.chance.choice((0, 0.004)))
+        try:
+            async with aclosing(world.tails.follow(world.session_id, viewer, last_seq)) as following:
+                async with asyncio.timeout(3):
+                    async for frame in following:
+                        self._take(frame, viewer)
+                        frames -= 1
+                        if frames == 0 or (world.over and self.seq == world.last_seq):
+                            return
+                        await asyncio.sleep(self.chance.choice((0, 0, 0, 0, 0, 0.002, 0.02)))
+        except OSError:
+            pass  # its own read of the log failed: it reconnects
+
+    def _take(self, frame: Frame, viewer: Viewer) -> None:
+        assert not viewer.cursor.startswith("-")
+        self.cursor = dict(viewer.sent)
+        if frame.seq is not None:
+            assert frame.seq == self.seq + 1, f"seq {frame.seq} after {self.seq}"
+            self.seq = frame.seq
+            if frame.event_id in self.texts:
+                whole = frame.content["text"] if frame.type == "agent.thinking" else frame.content["content"][0]["text"]
+                assert whole.startswith(self.texts[frame.event_id])
+            return
+        closed = self.world.closed_at.get(frame.event_id)
+        assert closed is None or closed > self.seq, f"a preview of {frame.event_id}, which is over since {closed}, at {self.seq}"
+        if frame.type == "event_start":
+            assert frame.event_id not in self.texts, "opened twice"
+            self.texts[frame.event_id] = ""
+            return
+        content = frame.content["delta"]["content"]
+        self.texts[frame.event_id] += content[content["type"]]
+        assert self.world.text[frame.event_id].startswith(self.texts[frame.event_id]), "a gap or a repeat in the text"
+        self.deltas += 1
+
+
+@pytest.mark.single_database
+@pytest.mark.parametrize("seed", range(8))
+async def test_every_viewers_story_is_gap_free(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "QUEUE", 6)
+    monkeypatch.setattr(tail, "PAGE", 3)
+    monkeypatch.setattr(tail, "RETRY_SECONDS", 0.01)
+    chance = random.Random(seed)
+    world = World(tmp_path, chance)
+    await world.prepare()
+    clients = [Client(world, random.Random(seed * 100 + number)) for number in range(8)]
+    try:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            tasks.create_task(world.write())
+            tasks.create_task(world.disturb())
+            for client in clients:
+                tasks.create_task(client.live())
+    finally:
+        await world.database.close()
+
+    assert {client.seq for client in clients} == {world.last_seq}
+    assert sum(client.deltas for client in clients) > 100, "this seed has shown no previews: it proves nothing about them"
