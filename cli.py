@@ -31,7 +31,9 @@ app = typer.Typer(
 
 @app.callback()
 def prepare(context: typer.Context) -> None:
-    context.obj = Context(_connect)
+    it = Context(_connect)
+    context.obj = it
+    context.call_on_close(it.close)
 
 
 @app.command()

@@ -89,7 +89,8 @@ class ModelActivities:
         """Make one model call and append its answer. Safe to run again: the answer is found by the call's key."""
         records = CallRecords(self._database, self._tools, self._providers, call, activity.info().attempt)
         try:
-            async with heartbeating():
+            # The slot comes first: a call that waits for its provider has not begun, and leaves nothing when it is cancelled.
+            async with heartbeating(), self._slots[call.provider]:
                 return await self._complete(call, records)
         except (RunFinished, NotFound) as error:
             # Terminated, or deleted, while this call was under way: nothing may be written any more.
@@ -107,24 +108,22 @@ class ModelActivities:
             raise await records.failed(error, 0) from None
         writing = Writing()
         with self._live.stoppable(call.run_id) as stop:
-            async with self._slots[model.provider]:
-                writing.started = time.monotonic()
-                streaming = asyncio.create_task(self._stream(provider, request, call, writing))
-                stopping = asyncio.create_task(stop.wait())
-                interrupted = False
-                try:
-                    await asyncio.wait({streaming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                    interrupted = not streaming.done()
-                except asyncio.CancelledError:
-                    details = activity.cancellation_details()
-                    if details is None or not details.cancel_requested:
-                        raise  # a worker that shuts down hands the call back; the next attempt begins anew
-                    interrupted = not streaming.done()
-                finally:
-                    stopping.cancel()
-                    if not streaming.done():
-                        streaming.cancel()
-                        await asyncio.wait({streaming})
+            streaming = asyncio.create_task(self._stream(provider, request, call, writing))
+            stopping = asyncio.create_task(stop.wait())
+            interrupted = False
+            try:
+                await asyncio.wait({streaming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                interrupted = not streaming.done()
+            except asyncio.CancelledError:
+                details = activity.cancellation_details()
+                if details is None or not details.cancel_requested:
+                    raise  # a worker that shuts down hands the call back; the next attempt begins anew
+                interrupted = not streaming.done()
+            finally:
+                stopping.cancel()
+                if not streaming.done():
+                    streaming.cancel()
+                    await asyncio.wait({streaming})
         if interrupted:
             return await asyncio.shield(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
         try:

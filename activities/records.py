@@ -100,7 +100,9 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
             return FinishResult(finished=False)
         drafts = [Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type))), Draft(_last_event(outcome, run))]
         key = f"{outcome.run_id}.{outcome.attempt}/finish"
-        await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
+        (end, *_) = await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
+        if run.started_at is not None:
+            await runs.add_active_time(outcome.session_id, end.created_at - run.started_at)
     following = await runs.advance(outcome.session_id, outcome.run_id)
     if following is None:
         active = await runs.active_after(outcome.session_id, outcome.run_id)

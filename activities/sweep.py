@@ -11,7 +11,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.heartbeat import heartbeating
 from activities.records import finish
-from domain.commands import FinishInput, RunStart, SweepResult
+from domain.commands import FinishInput, RunStart, RunState, SweepResult
+from domain.errors import Unavailable
 from domain.runs import StopType
 from storage.database import Database
 from storage.runs import Runs
@@ -44,6 +45,7 @@ class Commands(Protocol):
     async def resume(self, run_id: str) -> None: ...
     async def cancel(self, run_id: str) -> None: ...
     async def terminate(self, run_id: str, reason: str | None) -> None: ...
+    async def state(self, run_id: str) -> RunState: ...
 
 
 class SweepActivities:
@@ -76,7 +78,7 @@ class SweepActivities:
             rows = await Runs(connection).undelivered(DELIVERY, PAGE)
         for row in rows:
             if row.status == "queued" and row.cancel_requested_at is None and row.terminate_requested_at is None:
-                await self._commands.start(run_start(row, self._routes))
+                await self._try(self._commands.start(run_start(row, self._routes)))
             else:
                 await self._redeliver(row)
         return len(rows)
@@ -90,7 +92,7 @@ class SweepActivities:
             await self._try(self._commands.cancel(row.id))
         elif row.resume_requested_at is not None:
             await self._try(self._commands.resume(row.id))
-        elif row.pause_requested_at is not None:
+        elif row.pause_requested_at is not None and not (await self._commands.state(row.id)).pause_requested:
             await self._try(self._commands.pause(row.id, "now" if row.pause_mode == "now" else "step"))
 
     async def _settle_if_closed(self, row: RunRow) -> bool:
@@ -154,5 +156,5 @@ class SweepActivities:
     async def _try(self, delivery: Awaitable[None]) -> None:
         try:
             await delivery
-        except RPCError as error:
+        except (RPCError, Unavailable) as error:
             log.warning("not delivered, the next sweep tries again: %s", error)

@@ -145,7 +145,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _check(body: bytes) -> None:
-    """Refuse what JSON readers let through and no database or answer can carry: NUL, half surrogates, NaN, bottomless nesting."""
+    """Refuse what the JSON reader lets through and no database can carry: NUL, half surrogates, NaN, bottomless nesting."""
     try:
         root: object = json.loads(body) if body else None
     except (ValueError, RecursionError):

@@ -82,6 +82,9 @@ class Connection:
         if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
             raise Failed(f"PERDURE_URL is not an http:// or https:// URL: {self.url}")
 
+    def close(self) -> None:
+        self._http.close()
+
     def get(self, path: str, answer: type[M], params: Params | None = None) -> M:
         return _parse(answer, self._accepted(self._send("GET", path, params=params)))
 

@@ -37,6 +37,10 @@ class Context:
 
         return Screen()
 
+    def close(self) -> None:
+        if "client" in self.__dict__:  # only if the property was ever asked for
+            self.client.connection.close()
+
 
 def of(context: typer.Context) -> Context:
     """The Context that cli.py has put there."""

@@ -49,6 +49,7 @@ class CompleteInput(BaseModel, frozen=True):
     session_id: str
     call: str
     """Unique in the session: run, attempt and number of the call. The keys of its events begin with it."""
+    provider: str = ""
     resumed: bool = False
     max_output_tokens: int | None = None
 

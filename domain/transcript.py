@@ -5,12 +5,17 @@ from typing import Literal
 
 from domain.completions import AnswerBlock, Block, Message, Text, Thinking, ToolResult, ToolUse
 from domain.events import (
+    RUN_OVER_TYPES,
     AgentMessage,
     AgentThinking,
     AgentToolResult,
     AgentToolUse,
     Event,
     ModelRequestStart,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunTerminated,
     TextContent,
     UserMessage,
 )
@@ -25,6 +30,7 @@ READ_TYPES = (
     "agent.tool_use",
     "agent.tool_result",
     "span.model_request_start",
+    *sorted(RUN_OVER_TYPES),
 )
 """The event types a transcript is made of; the others need not be read."""
 
@@ -51,6 +57,8 @@ class _Folding:
     def __init__(self) -> None:
         self._messages: list[tuple[Literal["user", "assistant"], list[Block]]] = []
         self._waiting: list[Event] = []
+        self._begun: set[str | None] = set()
+        self._over: set[str | None] = set()
         self._open: dict[str, None] = {}
         self._interrupted = False
 
@@ -59,7 +67,12 @@ class _Folding:
             case UserMessage():
                 self._waiting.append(event)
             case ModelRequestStart():
+                self._begun.add(event.run_id)
                 self._enter(event.run_id)
+            case RunCompleted() | RunFailed() | RunCancelled() | RunTerminated():
+                # Input that came too late for its run is read by the next; a turn withdrawn from the queue is not.
+                if event.run_id in self._begun:
+                    self._over.add(event.run_id)
             case AgentMessage(content=content, interrupted=interrupted):
                 self._answer(Text(text=plain(content)))
                 self._interrupted = interrupted
@@ -91,8 +104,8 @@ class _Folding:
         for tool_use_id in self._open:
             self._add("user", ToolResult(tool_use_id=tool_use_id, content=LOST_RESULT, is_error=True))
         self._open.clear()
-        entering = [event for event in self._waiting if event.run_id == run_id]
-        self._waiting = [event for event in self._waiting if event.run_id != run_id]
+        entering = [event for event in self._waiting if event.run_id == run_id or event.run_id in self._over]
+        self._waiting = [event for event in self._waiting if event not in entering]
         for event in entering:
             assert isinstance(event.payload, UserMessage)
             self._add("user", Text(text=plain(event.payload.content)))

@@ -134,6 +134,13 @@ class Runs:
         moved = (await self._connection.execute(statement)).rowcount == 1
         return following if moved else None
 
+    async def add_active_time(self, session_id: str, time: timedelta) -> None:
+        """Add a finished run's time to what its session has worked."""
+        seconds = SessionRow.active_seconds + time.total_seconds()
+        await self._connection.execute(
+            update(SessionRow).where(col(SessionRow.id) == session_id).values(active_seconds=seconds)
+        )
+
     async def active_after(self, session_id: str, finished_run_id: str) -> RunRow | None:
         """The queued run that a session was already handed to: what `advance` returned before a crash."""
         statement = (

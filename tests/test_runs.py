@@ -23,5 +23,6 @@ def test_a_run_streams_calls_tools_and_completes(workspace: Workspace) -> None:
     assert run.row["output"] == "It says hello."
     assert run.row["status"] == "completed"
     assert run.row["step_count"] == 3
+    assert workspace.get(f"/v1/sessions/{run.row['session_id']}")["stats"]["active_seconds"] > 0
     results = [event for event in durable if event["type"] == "agent.tool_result"]
     assert "hello" in results[1]["content"][0]["text"]

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 from temporalio.exceptions import CancelledError as ActivityCancelled
 
@@ -194,6 +195,7 @@ class AgentRun:
                 run_id=self._start.run_id,
                 session_id=self._start.session_id,
                 call=self._call_key(),
+                provider=self._start.model.partition(":")[0],
                 resumed=self._resumed,
                 max_output_tokens=left,
             ),
@@ -281,6 +283,7 @@ class AgentRun:
                 following,
                 id=following.run_id,
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 search_attributes=attributes.of(following),
                 static_summary=f"{following.agent} on {following.model}",
             )

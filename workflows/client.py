@@ -132,6 +132,6 @@ class RunClient:
         except TimeoutError as error:
             raise Unavailable("Temporal did not answer in time.") from error
         except RPCError as error:
-            if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
-                raise Unavailable("Temporal cannot be reached.") from error
-            raise
+            if error.status in _GONE:
+                raise
+            raise Unavailable(f"Temporal cannot take this now ({error.status.name}).") from error

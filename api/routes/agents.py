@@ -33,7 +33,7 @@ class AgentCreate(AgentConfig):
 
 
 class AgentUpdate(BaseModel):
-    """Members left out stay as they are; a null `description`, `system` or `tools` clears it, a null metadata value removes it."""
+    """Members left out stay; a null `description`, `system` or `tools` clears it; a null metadata value removes it."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -43,8 +43,7 @@ class AgentPin(BaseModel):
 def _kind_of_choice(choice: object) -> str:
     if isinstance(choice, str):
         return "name"
-    members = cast("dict[str, object]", choice) if isinstance(choice, dict) else vars(choice) if isinstance(choice, BaseModel) else {}
-    return "pin" if "id" in members else "inline"
+    return "pin" if isinstance(choice, dict) and "id" in cast("dict[str, object]", choice) else "inline"
 
 
 AgentChoice = Annotated[

@@ -1,6 +1,6 @@
 """A service that does as it is told: one scripted answer per request, over real sockets."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,7 +34,7 @@ class Loopback:
 
 
 @contextmanager
-def loopback(*answers: Answer) -> Iterator[Loopback]:
+def loopback(*answers: Answer) -> Generator[Loopback]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

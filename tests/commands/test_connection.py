@@ -1,5 +1,6 @@
 import json
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def test_a_stream_that_breaks_off_goes_on_behind_its_last_frame() -> None:
         stream(frame("4", "run.completed", "{}"), frame("4", "done", "{}"), frame("5", "never", "{}")),
     ) as service:
         breaks: list[str] = []
-        frames = list(Connection(service.url, "pdr_x").stream("/s", breaks.append, after=0))
+        with closing(Connection(service.url, "pdr_x")) as connection:
+            frames = list(connection.stream("/s", breaks.append, after=0))
 
     assert [(f.id, f.event) for f in frames] == [
         ("1", "run.queued"),
@@ -36,8 +38,11 @@ def test_a_stream_that_breaks_off_goes_on_behind_its_last_frame() -> None:
 
 def test_a_refusal_ends_a_stream() -> None:
     gone = '{"title": "Not found", "status": 404, "detail": "No run run_x.", "code": "not_found"}'
-    with loopback(stream(frame("1", "run.queued", "{}"), cut=True), Answer(gone, status=404)) as service:
-        frames = Connection(service.url, None).stream("/s", lambda why: None)
+    with (
+        loopback(stream(frame("1", "run.queued", "{}"), cut=True), Answer(gone, status=404)) as service,
+        closing(Connection(service.url, None)) as connection,
+    ):
+        frames = connection.stream("/s", lambda why: None)
         assert next(frames).id == "1"
         with pytest.raises(Failed, match="Not found: No run run_x") as failed:
             next(frames)
@@ -46,8 +51,11 @@ def test_a_refusal_ends_a_stream() -> None:
 
 def test_a_post_is_sent_again_with_its_key_when_the_connection_breaks() -> None:
     in_flight = '{"title": "Still running", "code": "idempotency_in_flight"}'
-    with loopback(Answer("", status=0), Answer(in_flight, status=409), Answer('{"id": "run_1"}')) as service:
-        Connection(service.url, None).post("/v1/runs", Raw, {"input": "hello"})
+    with (
+        loopback(Answer("", status=0), Answer(in_flight, status=409), Answer('{"id": "run_1"}')) as service,
+        closing(Connection(service.url, None)) as connection,
+    ):
+        connection.post("/v1/runs", Raw, {"input": "hello"})
 
     assert len({asked.headers["idempotency-key"] for asked in service.asked}) == 1
     assert [json.loads(asked.body) for asked in service.asked] == [{"input": "hello"}] * 3
@@ -55,9 +63,11 @@ def test_a_post_is_sent_again_with_its_key_when_the_connection_breaks() -> None:
 
 def test_faults_are_told_where_they_are() -> None:
     faults = [{"pointer": "/limits/max_steps", "detail": "must be 1 or more"}]
-    problem = json.dumps({"title": "Invalid request", "detail": "It cannot be used.", "code": "invalid_request", "errors": faults})
-    with loopback(Answer(problem, status=422), Answer("<h1>Bad gateway</h1>", status=502, type="text/html")) as service:
-        connection = Connection(service.url, None)
+    problem = json.dumps({"title": "Invalid request", "detail": "It cannot be used.", "errors": faults})
+    with (
+        loopback(Answer(problem, status=422), Answer("<h1>Bad gateway</h1>", status=502, type="text/html")) as service,
+        closing(Connection(service.url, None)) as connection,
+    ):
         with pytest.raises(Failed, match=r"Invalid request: It cannot be used\.\n  /limits/max_steps: must be 1 or more"):
             connection.get("/v1/runs", Raw)
         with pytest.raises(Failed, match=r"answered 502: <h1>Bad gateway"):
@@ -68,8 +78,9 @@ def test_nobody_there() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: whoever connects is refused
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(Failed, match=rf"No Perdure answers at {url} .*make run"):
-            Connection(url, None).get("/v1/runs", Raw)
+        told = rf"No Perdure answers at {url} .*make run"
+        with closing(Connection(url, None)) as connection, pytest.raises(Failed, match=told):
+            connection.get("/v1/runs", Raw)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "http://", "nonsense", "http://[::1"])
@@ -82,10 +93,9 @@ def test_the_profile_is_the_default_and_its_key_stays_with_its_service(tmp_path:
     with loopback(Answer("{}"), Answer("{}"), Answer("{}")) as own, loopback(Answer("{}")) as other:
         (tmp_path / "profile.json").write_text(json.dumps({"url": own.url, "api_key": "pdr_profile"}))
 
-        connect(None, None, tmp_path).connection.get("/", Raw)
-        connect(own.url + "/", None, tmp_path).connection.get("/", Raw)
-        connect(None, "pdr_given", tmp_path).connection.get("/", Raw)
-        connect(other.url, None, tmp_path).connection.get("/", Raw)
+        for url, key in ((None, None), (own.url + "/", None), (None, "pdr_given"), (other.url, None)):
+            with closing(connect(url, key, tmp_path).connection) as connection:
+                connection.get("/", Raw)
 
     assert [asked.headers.get("authorization") for asked in own.asked] == [
         "Bearer pdr_profile",

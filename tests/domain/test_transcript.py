@@ -9,9 +9,12 @@ from domain.events import (
     Event,
     EventPayload,
     ModelRequestStart,
+    RunCancelled,
+    RunCompleted,
     TextContent,
     UserMessage,
 )
+from domain.runs import StopReason
 from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, fold
 
 
@@ -79,6 +82,21 @@ def test_a_queued_message_enters_at_its_own_turn_not_where_it_stands() -> None:
 def test_input_during_a_call_follows_that_calls_answer() -> None:
     events = log(("r1", asks("one")), ("r1", START), ("r1", asks("more")), ("r1", says("answer")), ("r1", START))
     assert texts(events) == [("user", ["one"]), ("assistant", ["answer"]), ("user", ["more"])]
+
+
+def test_input_too_late_for_its_run_is_read_by_the_next_but_a_withdrawn_turn_is_not() -> None:
+    events = log(
+        ("r1", asks("one")),
+        ("r1", START),
+        ("r2", asks("withdrawn")),
+        ("r2", RunCancelled()),
+        ("r1", asks("late")),
+        ("r1", says("answer")),
+        ("r1", RunCompleted(stop_reason=StopReason(type="max_steps"))),
+        ("r3", asks("three")),
+        ("r3", START),
+    )
+    assert texts(events) == [("user", ["one"]), ("assistant", ["answer"]), ("user", ["late", "three"])]
 
 
 def test_an_interrupted_answer_is_kept_and_the_model_told() -> None:

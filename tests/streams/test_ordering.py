@@ -35,7 +35,7 @@ from storage.schema import migrate
 from storage.sessions import Sessions
 from storage.tables import RunRow
 
-CALLS = 12
+CALLS = 16
 KINDS: tuple[PreviewType, PreviewType] = ("agent.thinking", "agent.message")
 
 
@@ -51,13 +51,13 @@ class Slow(Database):
             async with super().read() as connection:
                 yield connection
             return
-        await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.01)))
+        await asyncio.sleep(self.chance.choice((0, 0, 0, 0.001, 0.006)))
         if self.chance.random() < 0.02:
             self.failures += 1
             raise OSError("away for a moment")
         async with super().read() as connection:
             yield connection
-        await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.01)))
+        await asyncio.sleep(self.chance.choice((0, 0, 0, 0.001, 0.006)))
 
 
 class World:
@@ -98,24 +98,27 @@ class World:
         async with self.database.write() as transaction:
             journal = Journal(transaction.connection, transaction.appended)
             events = await journal.append(self.session_id, self.run_id, drafts)
-        self.last_seq = events[-1].seq
+        self.last_seq = max(self.last_seq, events[-1].seq)
         return events[-1].seq
 
     async def write(self) -> None:
         """Model calls one after another, with every kind of ending."""
         await self.append(Draft(RunStarted()))
-        lost: Draft | None = None
+        lost: list[Draft] = []
+        open: list[str] = []
         for _ in range(CALLS):
             start = Draft(ModelRequestStart(model="demo:echo", attempt=1))
-            await self.append(*([lost] if lost else []), start)
-            lost, written = None, await self._stream()
-            ending = self.chance.choice(("answered", "answered", "failed", "interrupted", "lost"))
+            seq = await self.append(*lost, start)
+            self.closed_at |= dict.fromkeys(open, seq - 1)
+            open = await self._stream()
             end = Draft(ModelRequestEnd(model_request_start_id=start.id, model_usage=Usage(), duration_ms=1, attempt=1))
+            ending = self.chance.choice(("answered", "answered", "failed", "lost"))
             if ending == "lost":
-                lost = end
-            finals = [self._final(id) for id in written] if ending in ("answered", "interrupted") else []
-            seq = await self.append(*finals, *([] if lost else [end]))if finals or not lost else None
-            self.closed_at |= dict.fromkeys(written, self.last_seq + 1 if seq is None else seq)
+                lost = [end]  # the next attempt writes it
+            else:
+                finals = [self._final(event_id) for event_id in open] if ending == "answered" else []
+                seq = await self.append(*finals, end)
+                lost, self.closed_at = [], self.closed_at | dict.fromkeys(open, seq)
             await self._pause()
             self.live.close_previews(self.session_id, self.run_id)
         self.over = True
@@ -123,7 +126,7 @@ class World:
     async def disturb(self) -> None:
         while not self.over:
             await self.append(Draft(SessionUpdated(title="t")))
-            await asyncio.sleep(self.chance.uniform(0, 0.03))
+            await asyncio.sleep(self.chance.uniform(0, 0.06))
 
     async def _stream(self) -> list[str]:
         written: list[str] = []
@@ -146,7 +149,7 @@ class World:
         return Draft(AgentMessage(content=(TextContent(text=text),)), id=event_id)
 
     async def _pause(self) -> None:
-        await asyncio.sleep(self.chance.choice((0, 0, 0, 0, 0.001, 0.005)))
+        await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.004)))
 
 
 class Client:
@@ -185,7 +188,6 @@ class Client:
             pass  # its own read of the log failed: it reconnects
 
     def _take(self, frame: Frame, viewer: Viewer) -> None:
-        assert not viewer.cursor.startswith("-")
         self.cursor = dict(viewer.sent)
         if frame.seq is not None:
             assert frame.seq == self.seq + 1, f"seq {frame.seq} after {self.seq}"

@@ -1,0 +1,124 @@
+"""The service under measurement: the real `perdure up` in a process of its own, reached over HTTP."""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from benchmarks.viewer import Viewer, watching
+
+ROOT = Path(__file__).parent.parent
+READY_SECONDS = 60
+_UP = (sys.executable, "-c", "from commands.serve import up; up()")
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
+"""What the service sees of our environment: no vendor's key, no Temporal of somebody else's."""
+
+
+@dataclass(frozen=True)
+class Perdure:
+    """A running service."""
+
+    port: int
+    temporal_address: str
+    pid: int
+    key: str
+    http: httpx2.AsyncClient
+
+    async def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        response = await self.http.post(path, json=body)
+        response.raise_for_status()
+        return response.json()
+
+    async def agent(self, name: str, model: str, *, tools: tuple[str, ...] = (), max_steps: int = 1000) -> str:
+        """Create an agent; its id."""
+        body = {"name": name, "model": model, "tools": list(tools), "limits": {"max_steps": max_steps}}
+        return (await self.post("/v1/agents", body))["id"]
+
+    async def session(self, agent: str) -> str:
+        return (await self.post("/v1/sessions", {"agent": agent}))["id"]
+
+    async def send(self, session: str, text: str) -> str:
+        """Send a message; the id of the run that handles it."""
+        return (await self.post(f"/v1/sessions/{session}/messages", {"content": text}))["run"]["id"]
+
+    def watch(self, session: str) -> AbstractAsyncContextManager[Viewer]:
+        return watching(self.port, self.key, f"/v1/sessions/{session}/events/stream")
+
+
+def script(tool: str, steps: int) -> str:
+    """A message that has the scripted model call the tool once in every step."""
+    return json.dumps({"script": [{"tools": [{"name": tool, "input": {}}]}] * steps})
+
+
+@asynccontextmanager
+async def perdure(folder: Path, model_server: str) -> AsyncIterator[Perdure]:
+    """`perdure up` on free ports with its data in `folder`, and its model server at that address."""
+    port, temporal_port, ui_port = _free_port(), _free_port(), _free_port()
+    config = folder / "perdure.toml"
+    config.write_text(
+        f'[providers.bench]\nkind = "openai_compatible"\nbase_url = "{model_server}"\n\n[tools]\nmodules = ["benchmarks.tools"]\n'
+    )
+    key = f"pk_{secrets.token_hex(24)}"
+    environment = {
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
+        "PYTHONPATH": str(ROOT),
+        "PERDURE_DATA_DIR": str(folder / "data"),
+        "PERDURE_CONFIG": str(config),
+        "PERDURE_PORT": str(port),
+        "PERDURE_TEMPORAL_PORT": str(temporal_port),
+        "PERDURE_TEMPORAL_UI_PORT": str(ui_port),
+        "PERDURE_BOOTSTRAP_KEY": key,
+    }
+    async with child(_UP, environment, folder, "perdure.log") as process, _client(port, key) as http:
+        await _ready(process, http, folder / "perdure.log")
+        yield Perdure(port, f"127.0.0.1:{temporal_port}", process.pid, key, http)
+
+
+@asynccontextmanager
+async def child(
+    argv: tuple[str, ...], environment: Mapping[str, str], folder: Path, log: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that ends with the block, its output in a file of the folder."""
+    with (folder / log).open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *argv, env=dict(environment), cwd=folder, stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+def _client(port: int, key: str) -> httpx2.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
+
+
+async def _ready(process: asyncio.subprocess.Process, http: httpx2.AsyncClient, log: Path) -> None:
+    for _ in range(READY_SECONDS * 10):
+        if process.returncode is not None:
+            break
+        try:
+            if (await http.get("/readyz")).is_success:
+                return
+        except httpx2.TransportError:
+            pass
+        await asyncio.sleep(0.1)
+    raise RuntimeError(f"the service is not ready:\n{log.read_text()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
