@@ -30,8 +30,8 @@ lint: .venv/installed-dev  ## Style, formatting, types, import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: .venv/installed-dev  ## Measure, and print each figure beside its target
-	$(BIN)/python -m benchmarks.floor
+bench: .venv/installed-dev  ## Measure, and print the figures
+	$(BIN)/python -m benchmarks
 
 lock: .venv/installed-dev  ## Resolve the dependencies anew into the lock files (UPGRADE=1: to the latest)
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv

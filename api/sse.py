@@ -101,7 +101,9 @@ async def _frames(
     async with aclosing(tails.follow(session_id, viewer, last_seq)) as frames:
         async for frame in frames:
             if frame.seq is None:
-                yield _encode(viewer.cursor, frame.type, frame.data)
+                if not (sdk and frame.type == "event_delta" and frame.preview and frame.preview.type == "agent.thinking"):
+                    # The `anthropic` package knows deltas of text only: reasoning is announced to it and then comes whole.
+                    yield _encode(viewer.cursor, frame.type, frame.data)
                 continue
             if shown is None or frame.type in shown:
                 yield _encode(str(frame.seq), frame.type, frame.sdk_data if sdk else frame.data)

@@ -90,7 +90,8 @@ class Viewer:
         assert frame.seq is not None
         self.after = frame.seq
         if frame.type in CLOSING:
-            self.sent.clear()
+            # Not what was begun behind it: after a lost wake-up the next call's text may be here before this event.
+            self.sent = {event_id: length for event_id, length in self.sent.items() if event_id > frame.event_id}
 
     def unseen(self, frame: Frame) -> Iterator[Frame]:
         """What it has not had yet of a preview; an `event_start` comes before an event's first piece."""

@@ -5,12 +5,13 @@ void when its model call failed. Without a terminal previews are left out, and t
 """
 
 import json
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -28,6 +29,23 @@ from domain.usage import Cost, Usage, cost_of
 INPUT_CHARS = 70
 RESULT_CHARS = 70
 _THINKING, _TEXT, _WRONG = "dim italic", "", "red"
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Ctrl-C inside takes effect at the end: in the middle of Rich's work it leaves a display that cannot be stopped."""
+    pressed: list[int] = []
+
+    def remember(number: int, at: FrameType | None) -> None:
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 class Delta(BaseModel):
@@ -121,15 +139,18 @@ class Story:
         self._spinner = Spinner("dots", style="dim")
         self._live: Live | None = None
 
+    @uninterrupted()
     def __enter__(self) -> Self:
         self._progress()
         return self
 
+    @uninterrupted()
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._break_line()
         self._stop_progress()
         self._release_held()
 
+    @uninterrupted()
     def dropped(self, why: str) -> None:
         """The connection broke; the stream is being taken up again."""
         self._line(lost(why), "yellow")
@@ -137,11 +158,14 @@ class Story:
     @contextmanager
     def aside(self) -> Generator[None]:
         """Leave the screen to somebody else inside the block."""
-        self._break_line()
-        self._stop_progress()
+        with uninterrupted():
+            self._break_line()
+            self._stop_progress()
         yield
-        self._progress()
+        with uninterrupted():
+            self._progress()
 
+    @uninterrupted()
     def show(self, frame: Frame) -> None:
         match frame.event:
             case "event_start":

@@ -19,7 +19,7 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True)
 class ToolContext:
-    """Where a tool call happens. `directory` is the run's own; nothing outside it may be touched."""
+    """Where a tool call happens. `directory` is the session's own, shared by its runs; nothing outside it may be touched."""
 
     workspace_id: str
     session_id: str

@@ -42,6 +42,8 @@ def cutting_proxy(port: int, cuts: tuple[int, ...]) -> Generator[Proxy]:
             if await pump(upstream_reader, writer, left.pop(0) if left else None):
                 proxy.cuts_made += 1
                 writer.transport.abort()
+        except asyncio.CancelledError:
+            pass  # the end of the proxy
         finally:
             up.cancel()
             upstream_writer.close()

@@ -72,7 +72,7 @@ class World:
         self.closed_at: dict[str, int] = {}
         """By event: the seq at which it is final or void."""
         self.last_seq = 0
-        self.over = False
+        self.over = self.settled = False
         self.session_id = self.run_id = ""
 
     def _announce(self, session_id: str, seq: int) -> None:
@@ -127,6 +127,7 @@ class World:
         while not self.over:
             await self.append(Draft(SessionUpdated(title="t")))
             await asyncio.sleep(self.chance.uniform(0, 0.06))
+        self.settled = True
 
     async def _stream(self) -> list[str]:
         written: list[str] = []
@@ -165,7 +166,7 @@ class Client:
         self.quiet = chance.random() < 0.2
 
     async def live(self) -> None:
-        while not (self.world.over and self.seq == self.world.last_seq):
+        while not (self.world.settled and self.seq == self.world.last_seq):
             await self._watch(self.chance.choice((1, 10, 40, 10_000)))
             await asyncio.sleep(self.chance.choice((0, 0.005, 0.02)))
 
@@ -181,7 +182,7 @@ class Client:
                     async for frame in following:
                         self._take(frame, viewer)
                         frames -= 1
-                        if frames == 0 or (world.over and self.seq == world.last_seq):
+                        if frames == 0 or (world.settled and self.seq == world.last_seq):
                             return
                         await asyncio.sleep(self.chance.choice((0, 0, 0, 0, 0, 0.002, 0.02)))
         except OSError:
