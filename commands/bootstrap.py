@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from domain.agents import AgentConfig, FunctionTool, Limits, ModelConfig, Toolset
+from domain.agents import AgentConfig, Limits, ModelConfig, ToolConfig, ToolDefault, Toolset
 from domain.errors import ProviderError
 from domain.keys import SCOPES, new_key
 from providers.config import AnthropicConfig
@@ -51,14 +51,16 @@ async def bootstrap(parts: Parts, data: Path) -> Bootstrapped:
 async def _agents(transaction: Transaction, model: str | None) -> str | None:
     agents = Agents(transaction.connection, DEFAULT_WORKSPACE)
     if not await agents.ids_named("demo"):
-        tools = (FunctionTool(name="write"), FunctionTool(name="read"))
+        tools = Toolset(
+            default_config=ToolDefault(enabled=False), configs=(ToolConfig(name="write"), ToolConfig(name="read"))
+        )
         await agents.create(
             AgentConfig(
                 name="demo",
                 description="A scripted demonstration: no model, no key, no network.",
                 model=ModelConfig(id="demo:demo"),
                 system=DEMO_SYSTEM,
-                tools=tools,
+                tools=(tools,),
                 limits=Limits(max_steps=20),
             )
         )

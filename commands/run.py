@@ -37,7 +37,8 @@ def run(
 
 def follow(it: Context, run_id: str, *, typed: str | None, as_json: bool) -> int:
     """Show a run from its beginning to its end; answers the exit code."""
-    from commands.story import Done, Story, lost  # noqa: PLC0415  # see commands/context.py
+    from commands.frames import Done  # noqa: PLC0415  # see commands/context.py
+    from commands.story import Story, lost  # noqa: PLC0415
 
     path = f"/v1/runs/{run_id}/events/stream"
     status = None

@@ -74,7 +74,7 @@ def logs(
     it = of(context)
     if follow_on:
         raise typer.Exit(follow(it, run, typed=None, as_json=as_json))
-    from commands.story import log_line  # noqa: PLC0415  # see commands/context.py
+    from commands.frames import log_line  # noqa: PLC0415  # see commands/context.py
 
     for event in it.client.run_events(run):
         it.screen.answer(json.dumps(event, ensure_ascii=False) if as_json else log_line(event))

@@ -14,13 +14,14 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Self
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import ValidationError
 from rich.console import RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
 from commands.connection import Frame
+from commands.frames import Done, Envelope, EventDelta, EventStart
 from commands.show import Screen, clean, money, one_line, tokens
 from domain import events
 from domain.transcript import plain
@@ -46,44 +47,6 @@ def uninterrupted() -> Generator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
-
-
-class Delta(BaseModel):
-    type: str
-    text: str = ""
-    thinking: str = ""
-
-
-class DeltaContent(BaseModel):
-    content: Delta
-
-
-class EventDelta(BaseModel):
-    """A piece of a text that is being written."""
-
-    event_id: str
-    delta: DeltaContent
-
-
-class Opened(BaseModel):
-    id: str
-    type: str
-
-
-class EventStart(BaseModel):
-    event: Opened
-
-
-class Done(BaseModel):
-    """The end of a run's stream."""
-
-    status: str
-
-
-class Envelope(BaseModel):
-    id: str
-    run_id: str | None
-    created_at: datetime
 
 
 @dataclass
@@ -382,24 +345,3 @@ def lost(why: str) -> str:
 
 def _style(thinking: bool) -> str:
     return _THINKING if thinking else _TEXT
-
-
-def log_line(content: JsonValue) -> str:
-    """One event as a line: when, what, and what it says."""
-    if not isinstance(content, dict):
-        return ""
-    at = str(content.get("created_at", "")).partition("T")[2][:12]
-    kind = str(content.get("type", ""))
-    envelope = ("id", "seq", "type", "session_id", "run_id", "created_at", "processed_at")
-    told = {name: value for name, value in content.items() if name not in envelope and value not in (None, False, [], {})}
-    match told:
-        case {"content": [*blocks]}:
-            texts = [str(block.get("text", "")) for block in blocks if isinstance(block, dict)]
-            said = " ".join(" ".join(texts).split())
-        case {"text": str(text)}:
-            said = " ".join(text.split())
-        case {"name": str(name), "input": input}:
-            said = f"{name} {json.dumps(input, ensure_ascii=False)}"
-        case _:
-            said = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items())
-    return f"{at}  {kind:<26}  {said}"

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 TOOLSET = "agent_toolset_20260401"
 """The `anthropic` package's name for the set of built-in tools."""
 
+TOOLSET_TOOLS = ("bash", "edit", "glob", "grep", "read", "web_fetch", "web_search", "write")
+"""The names that this toolset has in that package (types/beta/beta_managed_agents_agent_tool_config.py)."""
+
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9_.-]*:\S{1,200}$")
 
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
@@ -112,14 +115,14 @@ class AgentConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, data: Any) -> Any:
-        """`model: "a:b"` stands for `{"id": "a:b"}` and a tool's bare name for a function tool."""
+        """`model: "a:b"` stands for `{"id": "a:b"}`, and a tool's bare name for that tool alone."""
         if not isinstance(data, dict):
             return data
         out: dict[str, Any] = {**data}
         if isinstance(out.get("model"), str):
             out["model"] = {"id": out["model"]}
         if isinstance(out.get("tools"), list | tuple):
-            out["tools"] = [{"type": "function", "name": t} if isinstance(t, str) else t for t in out["tools"]]
+            out["tools"] = _spelled_out(out["tools"])
         return out
 
     @model_validator(mode="after")
@@ -132,6 +135,16 @@ class AgentConfig(BaseModel):
     def allows(self, tool: str, builtin: bool) -> bool:
         """Whether this agent may call the tool of that name."""
         return any(t.name == tool if isinstance(t, FunctionTool) else builtin and t.enabled(tool) for t in self.tools)
+
+
+def _spelled_out(tools: "list[Any] | tuple[Any, ...]") -> list[Any]:
+    """Bare names as tools: those of the toolset become one toolset with only them, in which any client can read them."""
+    names = [tool for tool in tools if isinstance(tool, str) and tool in TOOLSET_TOOLS]
+    out = [{"type": "function", "name": t} if isinstance(t, str) else t for t in tools if t not in names]
+    if names:
+        configs = [{"name": name, "enabled": True} for name in names]
+        out.insert(0, {"type": TOOLSET, "default_config": {"enabled": False}, "configs": configs})
+    return out
 
 
 class AgentVersion(BaseModel, frozen=True):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def perdure(
     return run
 
 
-def script(*steps: dict[str, object]) -> str:
+def script(*steps: Mapping[str, object]) -> str:
     return json.dumps({"script": list(steps)})
 
 
@@ -137,7 +137,8 @@ def test_a_waiting_run_is_answered(perdure: Perdure, workspace: Workspace) -> No
 
 def test_a_conversation(perdure: Perdure, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = workspace.agent(model="demo:echo", tools=["ask_user"])
-    ask = script({"tools": [{"name": "ask_user", "input": {"question": "Which colour?"}}]}, *({"text": t} for t in ("Noted.", "Again.")))
+    question = {"tools": [{"name": "ask_user", "input": {"question": "Which colour?"}}]}
+    ask = script(question, {"text": "Noted."}, {"text": "Again."})
     lines = ["first", "", ask, "blue", "/quit", "never sent"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     ended = perdure("chat", "--agent", agent["id"])

@@ -9,8 +9,9 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from commands.connection import Frame
+from commands.frames import log_line
 from commands.show import Screen
-from commands.story import Story, log_line
+from commands.story import Story
 from domain.clock import now
 from domain.events import (
     AgentMessage,

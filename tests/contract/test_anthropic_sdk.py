@@ -87,7 +87,9 @@ def test_sessions(sdk: Anthropic) -> None:
     renamed = sound(sessions.update(session.id, title="Second", metadata={"k": None, "l": "w"}))
     assert (renamed.title, renamed.metadata) == ("Second", {"l": "w"})
     assert sound(sessions.retrieve(session.id)).title == "Second"
-    more = [sessions.create(agent={"type": "agent", "id": session.agent.id, "version": 1}, environment_id="e").id for _ in range(4)]
+    more = [
+        sessions.create(agent={"type": "agent", "id": session.agent.id, "version": 1}, environment_id="e").id for _ in range(4)
+    ]
     assert [sound(found).id for found in sessions.list(limit=2)] == [*more[::-1], session.id]
     assert [found.id for found in sessions.list(limit=2, order="asc")] == [session.id, *more]
     assert len(list(sessions.list(agent_id=session.agent.id, agent_version=1, statuses=["idle", "running"]))) == 5
@@ -146,7 +148,10 @@ def test_a_turn_streams_and_decodes(sdk: Anthropic) -> None:
     only = sdk.beta.sessions.events.list(session.id, types=["agent.message", "agent.tool_use"])
     assert [event.type for event in only] == ["agent.tool_use", "agent.message"]
     after = sound(sdk.beta.sessions.retrieve(session.id))
-    assert (after.status, after.usage.output_tokens) == ("idle", sum(e.model_usage.output_tokens for e in (durable[5], durable[9])))
+    assert (after.status, after.usage.output_tokens) == (
+        "idle",
+        sum(e.model_usage.output_tokens for e in (durable[5], durable[9])),
+    )
 
 
 def test_a_stream_is_taken_up_where_it_broke_off(sdk: Anthropic, workspace: Workspace) -> None:
@@ -215,8 +220,8 @@ def test_errors_become_the_exceptions_of_the_package(sdk: Anthropic, workspace: 
                 call()
             assert caught.value.status_code == status
             assert caught.value.request_id
-            assert isinstance(caught.value.body, dict)
-            assert caught.value.body["error"]["message"]
+            body: Any = caught.value.body
+            assert body["error"]["message"]
 
 
 def test_an_idempotency_key_and_retries_of_the_package(sdk: Anthropic) -> None:

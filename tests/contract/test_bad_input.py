@@ -44,7 +44,8 @@ def test_an_unknown_agent_is_not_found(workspace: Workspace, path: str, agent: A
 
 
 @pytest.mark.parametrize(
-    ("model", "known"), [("nowhere:x", "demo"), ("demo:nothing", "demo:script"), ("unnamed", "provider:name"), ("", "provider:name")]
+    ("model", "known"),
+    [("nowhere:x", "demo"), ("demo:nothing", "demo:script"), ("unnamed", "provider:name"), ("", "provider:name")],
 )
 def test_an_unknown_model_is_refused_with_the_known_ones(workspace: Workspace, model: str, known: str) -> None:
     agent = workspace.agent()
@@ -62,7 +63,9 @@ def test_an_unknown_model_is_refused_with_the_known_ones(workspace: Workspace, m
 
 def test_an_unknown_tool_is_refused_with_the_known_ones(workspace: Workspace) -> None:
     for tools in (["teleport"], [{"type": "agent_toolset_20260401", "configs": [{"name": "teleport"}]}]):
-        problem = refused(post(workspace, "/v1/agents", {"name": "a", "model": "demo:echo", "tools": tools}), 422, "invalid_request")
+        problem = refused(
+            post(workspace, "/v1/agents", {"name": "a", "model": "demo:echo", "tools": tools}), 422, "invalid_request"
+        )
         assert "write" in problem["detail"]
 
 
@@ -171,7 +174,7 @@ def test_a_foreign_page_cursor_is_malformed(workspace: Workspace, finished: RunV
 @pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "99999", "9" * 40, "1.sevt_x.0", "١"])
 def test_a_foreign_stream_cursor_is_malformed(workspace: Workspace, finished: RunView, cursor: str) -> None:
     for path in (f"/v1/runs/{finished.id}", f"/v1/sessions/{finished.row['session_id']}"):
-        headers = {"Last-Event-ID": cursor.encode()}
+        headers = {b"Last-Event-ID": cursor.encode()}
         refused(workspace.http.get(f"{path}/events/stream", headers=headers), 400, "malformed_cursor")
 
 
@@ -213,7 +216,13 @@ def test_a_query_that_cannot_be_used_is_refused(workspace: Workspace, path: str,
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"Authorization": "Bearer wrong"}, {"x-api-key": "pdr_wrong"}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer"}],
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"x-api-key": "pdr_wrong"},
+        {"Authorization": "Basic eDp5"},
+        {"Authorization": "Bearer"},
+    ],
     ids=str,
 )
 def test_without_a_right_key_nothing_is_answered(workspace: Workspace, headers: dict[str, str]) -> None:

@@ -79,7 +79,8 @@ def test_fifty_at_once_start_one_run(workspace: Workspace) -> None:
     body, headers = {"agent": workspace.agent(model="demo:echo")["id"], "input": "x"}, key()
 
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda _: workspace.http.post("/v1/runs", json=body, headers=headers), range(50)))
+        asked = [pool.submit(workspace.http.post, "/v1/runs", json=body, headers=headers) for _ in range(50)]
+        answers = [request.result() for request in asked]
 
     made = [answer for answer in answers if answer.status_code == 201]
     refused = [answer.json() for answer in answers if answer.status_code != 201]
@@ -131,7 +132,8 @@ def test_a_client_event_id_at_once_is_one_event(workspace: Workspace) -> None:
     session = workspace.post("/v1/sessions", {"agent": workspace.agent(model="demo:echo")["id"]})["id"]
 
     with ThreadPoolExecutor(20) as pool:
-        sent = list(pool.map(lambda _: send_as_message(workspace, session, "hello", "mine"), range(20)))
+        asked = [pool.submit(send_as_message, workspace, session, "hello", "mine") for _ in range(20)]
+        sent = [request.result() for request in asked]
 
     assert len({event["id"] for event in sent}) == 1
     assert len(workspace.get("/v1/runs", session_id=session)["data"]) == 1

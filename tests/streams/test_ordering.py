@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Slow(Database):
     failures = 0
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncGenerator[AsyncConnection]:
         if self.chance is None:
             async with super().read() as connection:
                 yield connection
@@ -198,7 +198,7 @@ class Client:
                 assert whole.startswith(self.texts[frame.event_id])
             return
         closed = self.world.closed_at.get(frame.event_id)
-        assert closed is None or closed > self.seq, f"a preview of {frame.event_id}, which is over since {closed}, at {self.seq}"
+        assert closed is None or closed > self.seq, f"a preview behind its event's end: {closed} <= {self.seq}"
         if frame.type == "event_start":
             assert frame.event_id not in self.texts, "opened twice"
             self.texts[frame.event_id] = ""
