@@ -11,7 +11,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Invalid
 from providers.config import ProviderConfig, presets
-from storage.database import sqlite_url
 
 
 class ToolSettings(BaseModel):
@@ -88,7 +87,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        return self.database_url or sqlite_url(self.data_dir.resolve() / "perdure.db")
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'perdure.db'}"
 
     @property
     def files(self) -> Path:

@@ -156,9 +156,7 @@ class Connection:
     ) -> httpx2.Response:
         headers = {"Idempotency-Key": key} if key else {}
         try:
-            return self._http.request(
-                method, path, params=dict(params) if params else None, json=body, headers=headers
-            )
+            return self._http.request(method, path, params=dict(params) if params else None, json=body, headers=headers)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise Unreachable(self.url, _why(error)) from error
         except httpx2.TransportError as error:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ async def _serve(
     stop = _on_signal()
     serving = asyncio.create_task(server.serve())
     stopping = asyncio.create_task(stop.wait())
-    while not server.started and not serving.done():
+    while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn offers no event for it
         await asyncio.sleep(0.01)
     if server.started:
         ready()
@@ -154,7 +154,7 @@ class _Server(uvicorn.Server):
     """Uvicorn without its own signal handlers: those would end the process before the worker has drained."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 
@@ -199,7 +199,7 @@ def _data_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def _only_one(data: Path) -> Iterator[None]:
+def _only_one(data: Path) -> Generator[None]:
     """Hold the data folder. The kernel releases the lock with the process, so it can never be stale."""
     with (data / "lock").open("a+") as lock:
         try:
