@@ -91,9 +91,12 @@ async def connect(settings: Settings, address: str) -> Client:
 
 
 @asynccontextmanager
-async def working(parts: Parts, client: Client, only: Mapping[str, int] | None = None) -> AsyncGenerator[None]:
+async def working(
+    parts: Parts, client: Client, only: Mapping[str, int] | None = None, *, drain_seconds: float = 10
+) -> AsyncGenerator[None]:
     """Serve the task queues for as long as the block runs; at its end, drain.
 
+    `drain_seconds`: how long activities in flight may still take before they are handed back to be tried again.
     `only`: the queues to serve, with activities at once, instead of the main queue and those of `perdure.toml`.
     """
     main = parts.settings.task_queue
@@ -118,7 +121,7 @@ async def working(parts: Parts, client: Client, only: Mapping[str, int] | None =
                 max_concurrent_workflow_tasks=16,
                 max_cached_workflows=10_000,
                 sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
-                graceful_shutdown_timeout=timedelta(seconds=10),
+                graceful_shutdown_timeout=timedelta(seconds=drain_seconds),
             )
             await stack.enter_async_context(worker)
         yield

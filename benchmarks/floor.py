@@ -113,6 +113,7 @@ async def main(address: str, queue: str) -> None:
         max_concurrent_activities=200,
         max_concurrent_workflow_tasks=16,
         max_cached_workflows=10_000,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
     )
     await worker.run()
 

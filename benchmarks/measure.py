@@ -1,58 +1,44 @@
-"""What the benchmarks share: figures, how they are summarised, and what they ran on."""
+"""What the benchmarks share: figures, how samples are summarised, and what they were taken on."""
 
 import math
 import os
 import platform
 import socket
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured quantity: a value per round, and the limits it must keep, if any."""
+    """One line of the table, as it is shown."""
 
     name: str
-    unit: str
-    rounds: tuple[float, ...]
-    at_most: float | None = None
-    at_least: float | None = None
+    floor: str
+    perdure: str
+    ratio: str
+    target: str
+    met: bool
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.rounds)
 
-    @property
-    def met(self) -> bool:
-        """Whether the median keeps the target; a figure without one always does."""
-        above = self.at_most is None or self.median <= self.at_most
-        return above and (self.at_least is None or self.median >= self.at_least)
+HEADINGS = ("figure", "floor", "Perdure", "ratio", "target", "")
 
-    @property
-    def target(self) -> str:
-        if self.at_most is not None:
-            return f"≤ {_short(self.at_most)}"
-        return "" if self.at_least is None else f"≥ {_short(self.at_least)}"
+
+def table(figures: Sequence[Figure]) -> str:
+    """As Markdown, with columns that also line up in a terminal."""
+    rows = [(f.name, f.floor, f.perdure, f.ratio, f.target, "met" if f.met else "**missed**") for f in figures]
+    widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return "\n".join([line(HEADINGS), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])
 
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest measured value that at least `share` (above 0, to 1) of the values do not exceed."""
     ordered = sorted(values)
     return ordered[math.ceil(share * len(ordered)) - 1]
-
-
-def table(title: str, figures: Sequence[Figure]) -> Table:
-    """Each figure's median beside its target, and how far the rounds lay apart."""
-    shown = Table("figure", "median", "unit", "target", "", "rounds", title=title, title_justify="left")
-    for figure in figures:
-        verdict = "" if not figure.target else "met" if figure.met else "MISSED"
-        rounds = "  ".join(_short(value) for value in figure.rounds)
-        shown.add_row(figure.name, _short(figure.median), figure.unit, figure.target, verdict, rounds)
-    return shown
 
 
 def free_port() -> int:
@@ -76,7 +62,3 @@ def _processor() -> str:
     except OSError:
         return platform.machine()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

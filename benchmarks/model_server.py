@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 TOKEN_SECONDS = 0.02
@@ -22,7 +22,7 @@ class ModelServer:
         """When a caller closed its connection before the answer was whole."""
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["ModelServer"]:
+    async def running(self) -> AsyncGenerator["ModelServer"]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         try:

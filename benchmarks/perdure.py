@@ -4,9 +4,8 @@ import asyncio
 import json
 import os
 import secrets
-import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx2
 
+from benchmarks.measure import free_port
 from benchmarks.viewer import Viewer, watching
 
 ROOT = Path(__file__).parent.parent
@@ -60,12 +60,12 @@ def script(tool: str, steps: int) -> str:
 
 
 @asynccontextmanager
-async def perdure(folder: Path, model_server: str) -> AsyncIterator[Perdure]:
+async def perdure(folder: Path, model_server: str) -> AsyncGenerator[Perdure]:
     """`perdure up` on free ports with its data in `folder`, and its model server at that address."""
-    port, temporal_port, ui_port = _free_port(), _free_port(), _free_port()
+    port, temporal_port, ui_port = free_port(), free_port(), free_port()
     config = folder / "perdure.toml"
     config.write_text(
-        f'[providers.bench]\nkind = "openai_compatible"\nbase_url = "{model_server}"\n\n[tools]\nmodules = ["benchmarks.tools"]\n'
+        f'[providers.bench]\nkind = "openai_compatible"\nbase_url = "{model_server}"\n[tools]\nmodules = ["benchmarks.tools"]\n'
     )
     key = f"pk_{secrets.token_hex(24)}"
     environment = {
@@ -86,7 +86,7 @@ async def perdure(folder: Path, model_server: str) -> AsyncIterator[Perdure]:
 @asynccontextmanager
 async def child(
     argv: tuple[str, ...], environment: Mapping[str, str], folder: Path, log: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A process that ends with the block, its output in a file of the folder."""
     with (folder / log).open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -115,10 +115,4 @@ async def _ready(process: asyncio.subprocess.Process, http: httpx2.AsyncClient, 
         except httpx2.TransportError:
             pass
         await asyncio.sleep(0.1)
-    raise RuntimeError(f"the service is not ready:\n{log.read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    raise RuntimeError(f"the service is not ready:\n{await asyncio.to_thread(log.read_text)}")

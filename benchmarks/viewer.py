@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ class Viewer:
 
 
 @asynccontextmanager
-async def watching(port: int, key: str, path: str) -> AsyncIterator[Viewer]:
+async def watching(port: int, key: str, path: str) -> AsyncGenerator[Viewer]:
     """Open the stream; returns once the service has answered and its first bytes are there."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n".encode())

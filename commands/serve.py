@@ -19,7 +19,8 @@ from temporalio.client import Client
 from api.app import create_app
 from commands.banner import banner
 from commands.bootstrap import bootstrap
-from commands.temporal_server import temporal_server
+from commands.lost import release_lost_activities
+from commands.temporal_server import end_orphan, temporal_server
 from domain.errors import Invalid, PerdureError, Unavailable
 from settings import Settings, load_settings
 from storage.schema import migrate as migrate_schema
@@ -32,6 +33,8 @@ EMBEDDED_POLL_SECONDS = 5.0
 """In one process every append wakes the streams; this only repairs a lost wake-up."""
 SEPARATE_POLL_SECONDS = 0.25
 DRAIN_SECONDS = 10
+EMBEDDED_DRAIN_SECONDS = 1
+"""Who types Ctrl-C does not want to wait, and a call that is handed back goes on at the next start."""
 
 
 def up() -> None:
@@ -59,20 +62,24 @@ async def _up(settings: Settings) -> None:
     data = _data_folder(settings)
     with _only_one(data):
         embedded = settings.temporal_address is None
+        if embedded:
+            await end_orphan(data)
         _check_ports(settings, embedded)
         async with AsyncExitStack() as stack:
             everything = await stack.enter_async_context(parts(settings))
             await migrate_schema(everything.database.engine)
-            first = await bootstrap(everything, data)
+            address, temporal_ui = str(settings.temporal_address), None
             if embedded:
                 server = temporal_server(data, settings.temporal_port, settings.temporal_ui_port)
                 address = await stack.enter_async_context(server)
                 temporal_ui = f"http://127.0.0.1:{settings.temporal_ui_port}"
-            else:
-                address, temporal_ui = str(settings.temporal_address), None
             client = await connect(settings, address)
+            if embedded:
+                await release_lost_activities(client)
+            # Last of what can fail: the key that it makes is shown once.
+            first = await bootstrap(everything, data)
             runs = RunClient(client, settings.task_queue)
-            await stack.enter_async_context(working(everything, client))
+            await stack.enter_async_context(working(everything, client, drain_seconds=EMBEDDED_DRAIN_SECONDS))
             await runs.ensure_sweeper()
             ui = f"{temporal_ui}/namespaces/{settings.temporal_namespace}" if temporal_ui else None
             await _serve(everything, runs, ui, EMBEDDED_POLL_SECONDS, lambda: banner(settings, data, temporal_ui, first))

@@ -49,9 +49,8 @@ async def temporal_server(
 ) -> AsyncGenerator[str]:
     """Run the server on `data/temporal.db`; yields its address once it answers. Raises Unavailable with its log's place.
 
-    The caller holds the lock on `data`. A server that a killed process left behind on the same file is ended first.
+    The caller holds the lock on `data` and has called `end_orphan`.
     """
-    await _end_orphan(data)
     log = data / "temporal.log"
     argv = [binary(), "server", "start-dev", "--db-filename", str(data / "temporal.db"), "--ip", ip, "--port", str(port)]
     argv += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]
@@ -103,7 +102,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-async def _end_orphan(data: Path) -> None:
+async def end_orphan(data: Path) -> None:
+    """End a server that a killed process left behind on this data."""
     try:
         pid = int((data / "temporal.pid").read_text())
         command = await asyncio.to_thread(Path(f"/proc/{pid}/cmdline").read_bytes)

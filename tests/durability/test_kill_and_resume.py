@@ -16,7 +16,7 @@ from tests.durability.process import AUTH, KEY, Machine, Up, Watching
 
 pytestmark = [pytest.mark.single_database, pytest.mark.timeout(240)]
 
-STOP_SECONDS = 15
+STOP_SECONDS = 8
 """The ten seconds that the worker gives calls in flight, and a little."""
 
 RING_ONCE = {"text": "one ", "words": 60, "delay_ms": 20, "tools": [{"name": "ring", "input": {"name": "first", "seconds": 0}}]}
