@@ -65,7 +65,7 @@ def _toolset(toolset: Toolset) -> dict[str, Any]:
     }
 
 
-class SessionUsage(Usage):
+class SessionUsage(Usage, frozen=True):
     active_seconds: float
 
 

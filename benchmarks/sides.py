@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from uuid import uuid4
 
 from temporalio.api.enums.v1 import EventType
@@ -211,7 +212,7 @@ def _steps(history: WorkflowHistory, model: str) -> list[int]:
         raise AssertionError(f"{len(scheduled)} model calls in a history of {STEPS} steps")
     return [
         sum(event.ByteSize() for event in history.events[begin:end])
-        for begin, end in zip(scheduled, scheduled[1:], strict=False)
+        for begin, end in pairwise(scheduled)
     ]
 
 

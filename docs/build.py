@@ -26,10 +26,12 @@ def reference() -> str:
         "## Settings",
         "Environment variables, also read from `.env`.",
         _table(("variable", "default", "meaning"), [_setting(name, field) for name, field in Settings.model_fields.items()]),
-        "Vendors' keys keep the vendors' names: `ANTHROPIC_API_KEY`, `OPENAI_API_KEY`, or what `api_key_env` names in `perdure.toml`.",
+        "Vendors' keys keep the vendors' names: `ANTHROPIC_API_KEY`, `OPENAI_API_KEY`, or what `api_key_env` names "
+        "in `perdure.toml`.",
         "## perdure.toml",
-        "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with Python modules "
-        "of your own tools, and `fetch_allow_hosts = [\"host:port\"]`. Unknown keys are errors. "
+        "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with "
+        "Python modules "
+        'of your own tools, and `fetch_allow_hosts = ["host:port"]`. Unknown keys are errors. '
         f"There without configuration: {', '.join(f'`{name}`' for name in presets())}.",
         *(_provider(config) for config in (AnthropicConfig, OpenAICompatibleConfig, CommandConfig, ScriptedConfig)),
         "## Built-in tools",
@@ -58,7 +60,7 @@ def _provider(config: Any) -> str:
         (f"`{name}`", "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`")
         for name, field in config.model_fields.items()
     ]
-    return f"### kind = \"{config.model_fields['kind'].default}\"\n\n" + _table(("key", "default"), rows)
+    return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _table(("key", "default"), rows)
 
 
 def _operations() -> list[tuple[str, str, str]]:

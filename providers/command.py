@@ -257,7 +257,7 @@ class _Run:
         try:
             self._signal(signal.SIGTERM)
             patience = self._clock() + _GRACE_SECONDS
-            while self._signal(0) and self._clock() < patience:
+            while self._signal(0) and self._clock() < patience:  # noqa: ASYNC110  # nobody announces a group's end
                 await asyncio.sleep(0.02)
         finally:
             # Also when the wait was cancelled: nothing may outlive the call.

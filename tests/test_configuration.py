@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def workspace(configured: ServiceThread) -> Iterator[Workspace]:
 
 
 def test_own_tools_run_and_their_failures_stay_with_the_model(workspace: Workspace) -> None:
-    calls = {
+    calls: dict[str, Any] = {
         "tools": [
             {"name": "ring", "input": {"times": 2}},
             {"name": "dawdle", "input": {}},
@@ -81,7 +82,7 @@ def test_a_provider_has_its_queue_and_its_prices(workspace: Workspace) -> None:
 
 
 def test_a_limit_on_cost(workspace: Workspace) -> None:
-    step = {"tools": [{"name": "explode", "input": {}}], "usage": {"input_tokens": 0, "output_tokens": 100}}
+    step: dict[str, Any] = {"tools": [{"name": "explode", "input": {}}], "usage": {"input_tokens": 0, "output_tokens": 100}}
     agent = workspace.agent(model="priced:script", tools=["explode"])["id"]
     row = workspace.start(*[step] * 5, agent=agent, limits={"max_cost_usd": 0.15}).wait()
     assert (row["stop_reason"]["type"], row["step_count"], row["cost"]["amount"]) == ("budget_reached", 2, "0.2")

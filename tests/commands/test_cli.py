@@ -231,7 +231,11 @@ def test_ctrl_c_leaves_the_run_running(workspace: Workspace, tmp_path: Path) -> 
 def _on_terminal(url: str, key: str, folder: Path, argv: list[str], *, interrupt_at: str | None = None) -> tuple[int, str]:
     """Exit code, and what was written to the terminal without colours and progress."""
     environment = {
-        **os.environ, "PERDURE_URL": url, "PERDURE_API_KEY": key, "PERDURE_DATA_DIR": str(folder), "TERM": "xterm-256color"
+        **os.environ,
+        "PERDURE_URL": url,
+        "PERDURE_API_KEY": key,
+        "PERDURE_DATA_DIR": str(folder),
+        "TERM": "xterm-256color",
     }
     master, slave = pty.openpty()
     process = subprocess.Popen(

@@ -1,5 +1,7 @@
 """The model's context: a pure function of the log."""
 
+from itertools import pairwise
+
 from domain.clock import now
 from domain.completions import Text, ToolResult
 from domain.events import (
@@ -123,5 +125,5 @@ def test_the_past_never_changes_as_the_log_grows() -> None:
     )
     calls = [index for index, event in enumerate(events, 1) if isinstance(event.payload, ModelRequestStart)]
     contexts = [fold(events[:index]) for index in calls]
-    for shorter, longer in zip(contexts, contexts[1:], strict=False):
+    for shorter, longer in pairwise(contexts):
         assert longer[: len(shorter)] == shorter
