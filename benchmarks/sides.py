@@ -210,10 +210,7 @@ def _steps(history: WorkflowHistory, model: str) -> list[int]:
     ]
     if len(scheduled) != STEPS:
         raise AssertionError(f"{len(scheduled)} model calls in a history of {STEPS} steps")
-    return [
-        sum(event.ByteSize() for event in history.events[begin:end])
-        for begin, end in pairwise(scheduled)
-    ]
+    return [sum(event.ByteSize() for event in history.events[begin:end]) for begin, end in pairwise(scheduled)]
 
 
 def _stamps(frame: Seen) -> list[int]:

@@ -123,7 +123,7 @@ class Story(Strict):
 
 
 class ScriptedProvider:
-    """Answers from a script in the conversation, whatever the model's name; without one `demo` tells a story, `echo` repeats."""
+    """Answers from a script whatever the model's name; without one, `demo` tells a story, `echo` repeats."""
 
     kind = "scripted"
 
