@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.heartbeat import heartbeating
 from activities.model_records import CallRecords
+from activities.recall import Recall
 from domain.commands import CompleteInput, CompleteResult
 from domain.completions import AnswerBlock, Completion, CompletionRequest, Delta, Provider, Text, Thinking
 from domain.errors import NotFound, ProviderError, RunFinished
@@ -83,11 +84,12 @@ class ModelActivities:
         self._providers = providers
         self._tools = tools
         self._slots = slots
+        self._recall = Recall()
 
     @activity.defn(name="model.complete")
     async def complete(self, call: CompleteInput) -> CompleteResult:
         """Make one model call and append its answer. Safe to run again: the answer is found by the call's key."""
-        records = CallRecords(self._database, self._tools, self._providers, call, activity.info().attempt)
+        records = CallRecords(self._database, self._recall, self._tools, self._providers, call, activity.info().attempt)
         try:
             # The slot comes first: a call that waits for its provider has not begun, and leaves nothing when it is cancelled.
             async with heartbeating(), self._slots[call.provider]:

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
 from domain.commands import CompleteInput, CompleteResult, ToolRef
@@ -28,13 +29,12 @@ from domain.events import (
 )
 from domain.ids import new_id
 from domain.runs import RunError, RunStatus
-from domain.transcript import READ_TYPES, fold
+from domain.transcript import fold
 from domain.usage import Usage, cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
-from storage.agents import config_of
 from storage.database import Database, Transaction
-from storage.journal import Draft, Journal, read, written
+from storage.journal import Draft, Journal, written
 from storage.runs import Runs
 from tools.registry import Tools
 
@@ -45,8 +45,17 @@ _WORKER_LOST = RunError(code="worker_lost", message="The worker was lost during 
 class CallRecords:
     """The database side of one attempt of one model call."""
 
-    def __init__(self, database: Database, tools: Tools, providers: Providers, call: CompleteInput, attempt: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        recall: Recall,
+        tools: Tools,
+        providers: Providers,
+        call: CompleteInput,
+        attempt: int,
+    ) -> None:
         self._database = database
+        self._recall = recall
         self._tools = tools
         self._providers = providers
         self._call = call
@@ -78,13 +87,13 @@ class CallRecords:
             elif call.resumed and run.status == RunStatus.PAUSED:
                 drafts += [Draft(RunResumed()), Draft(SessionRunning())]
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
-            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"))
+            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=True)
             await journal.take_up(call.session_id, call.run_id)
         # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
         async with self._database.read() as connection:
-            config = await config_of(connection, run.agent_id, run.agent_version)
-            events = await read(connection, call.session_id, types=READ_TYPES, limit=1_000_000)
+            config = await self._recall.config(connection, run.agent_id, run.agent_version)
+            events = await self._recall.log(connection, call.session_id)
         self._model = config.model.id
         return config.model, self._request(config, events)
 
@@ -161,7 +170,9 @@ class CallRecords:
         call = self._call
         async with self._database.write() as transaction:
             key = f"{call.call}/{name}"
-            return await self._journal(transaction).append(call.session_id, call.run_id, drafts, key=key)
+            return await self._journal(transaction).append(
+                call.session_id, call.run_id, drafts, key=key, key_is_new=self._attempt == 1
+            )
 
     async def _void_lost_attempt(self, connection: AsyncConnection) -> list[Draft]:
         """Close the call that a dead worker left open, so that viewers drop the text it had begun."""

@@ -11,11 +11,9 @@ from activities.heartbeat import heartbeating
 from domain.commands import ToolInput
 from domain.errors import NotFound, RunFinished
 from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
-from domain.runs import RunStatus
 from domain.tools import Effect, ToolContext
 from storage.database import Database
 from storage.journal import Draft, Journal, read_one, written
-from storage.runs import Runs
 from tools.registry import ToolOutcome, Tools
 
 UNKNOWN_OUTCOME = (
@@ -46,20 +44,17 @@ class ToolActivities:
         async with self._database.read() as connection:
             if activity.info().attempt > 1 and await written(connection, call.session_id, f"{prefix}/result"):
                 return
-            run = await Runs(connection).get(call.run_id)
-            if RunStatus(run.status).over:
-                raise RunFinished(f"Run {call.run_id} is over.")
             use = await read_one(connection, call.session_id, call.tool_use_id)
         assert isinstance(use.payload, AgentToolUse)
         tool = self._tools.get(use.payload.name)
         lost = tool is not None and tool.effect is Effect.ONCE and not await self._first_start(call, f"{prefix}/started")
         began = time.monotonic()
         context = ToolContext(
-            workspace_id=run.workspace_id,
+            workspace_id=call.workspace_id,
             session_id=call.session_id,
             run_id=call.run_id,
             tool_use_id=use.id,
-            directory=self._files / run.workspace_id / call.session_id,
+            directory=self._files / call.workspace_id / call.session_id,
         )
         if lost:
             outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
@@ -86,10 +81,11 @@ class ToolActivities:
                 return False
             journal = Journal(transaction.connection, transaction.appended)
             started = [Draft(AgentToolStarted(tool_use_id=call.tool_use_id))]
-            await journal.append(call.session_id, call.run_id, started, key=key)
+            await journal.append(call.session_id, call.run_id, started, key=key, key_is_new=True)
             return True
 
     async def _append(self, call: ToolInput, result: AgentToolResult, key: str) -> None:
+        attempt = activity.info().attempt
         async with self._database.write() as transaction:
             journal = Journal(transaction.connection, transaction.appended)
-            await journal.append(call.session_id, call.run_id, [Draft(result)], key=key)
+            await journal.append(call.session_id, call.run_id, [Draft(result)], key=key, key_is_new=attempt == 1)

@@ -72,6 +72,7 @@ class ToolInput(BaseModel, frozen=True):
     run_id: str
     session_id: str
     tool_use_id: str
+    workspace_id: str = ""
 
 
 class PauseInput(BaseModel, frozen=True):

@@ -56,15 +56,17 @@ class Journal:
         drafts: Sequence[Draft],
         *,
         key: str | None = None,
+        key_is_new: bool = False,
         run_changes: Mapping[str, Any] | None = None,
     ) -> list[Event]:
         """Append in order, under consecutive `seq`, and change the rows that follow from it.
 
-        With a `key` already used in the session nothing is written and the events written under it are returned.
+        With a `key` already used in the session nothing is written and the events written under it are returned. Where the
+        caller has reason to believe that the key is new, the look-up is saved; if it is not, the database refuses it.
         `run_changes` are columns of the run to set beside those that the events imply.
         Raises RunFinished when the run is over: a process that outlived its run writes nothing more.
         """
-        if key is not None and (before := await written(self._connection, session_id, key)):
+        if key is not None and not key_is_new and (before := await written(self._connection, session_id, key)):
             return before
         moment = now()
         changes = Changes()
@@ -81,7 +83,7 @@ class Journal:
         last_seq = (await self._connection.execute(statement)).scalar_one_or_none()
         if last_seq is None:
             raise NotFound(f"No session {session_id}.")
-        if run_id is not None and changes.run:
+        if run_id is not None:
             await self._change_run(run_id, moment, changes.run)
         events = [
             Event(

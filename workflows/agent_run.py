@@ -232,7 +232,12 @@ class AgentRun:
         self._in_flight = [
             workflow.start_activity_method(
                 ToolActivities.run,
-                ToolInput(run_id=self._start.run_id, session_id=self._start.session_id, tool_use_id=tool.id),
+                ToolInput(
+                    run_id=self._start.run_id,
+                    session_id=self._start.session_id,
+                    tool_use_id=tool.id,
+                    workspace_id=self._start.workspace_id,
+                ),
                 **options.tool_call(tool.name, tool.timeout_seconds),
             )
             for tool in tools
