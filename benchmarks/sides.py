@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 from uuid import uuid4
 
 from temporalio.api.enums.v1 import EventType
@@ -27,17 +28,21 @@ OVER = ("run.completed", "run.failed", "run.cancelled", "run.terminated")
 
 @dataclass(frozen=True)
 class History:
-    """Bytes of a run's Temporal history: as a whole, and of an early and a late step."""
+    """A run's Temporal history: its bytes, those of an early and of a late step, and how long workflow tasks waited."""
 
     size: int
     first_ten: float
     last_ten: float
+    wait_ms: float
+    """From a workflow task's being scheduled to a worker's having it, median. Nobody works meanwhile: in there the extra
+    work of a slower side disappears."""
 
 
 class Floor:
     """The bare Temporal program. Its worker runs elsewhere; here its workflows are started and awaited."""
 
-    def __init__(self, temporal: Client, queue: str) -> None:
+    def __init__(self, temporal: Client, queue: str, pid: int) -> None:
+        self.pid = pid
         self._temporal = temporal
         self._queue = queue
 
@@ -86,6 +91,7 @@ class PerdureSide:
     """The service, through its front door, with a viewer on every run."""
 
     def __init__(self, service: Perdure, temporal: Client, models: ModelServer) -> None:
+        self.pid = service.pid
         self._service = service
         self._temporal = temporal
         self._models = models
@@ -195,9 +201,10 @@ class PerdureSide:
 
 async def _history(temporal: Client, run: str, model: str) -> History:
     handle = temporal.get_workflow_handle(run)
-    steps = _steps(await handle.fetch_history(), model)
+    history = await handle.fetch_history()
+    steps = _steps(history, model)
     size = (await handle.describe()).raw_description.workflow_execution_info.history_size_bytes
-    return History(size, sum(steps[:10]) / 10, sum(steps[-10:]) / 10)
+    return History(size, sum(steps[:10]) / 10, sum(steps[-10:]) / 10, _wait_ms(history))
 
 
 def _steps(history: WorkflowHistory, model: str) -> list[int]:
@@ -211,6 +218,15 @@ def _steps(history: WorkflowHistory, model: str) -> list[int]:
     if len(scheduled) != STEPS:
         raise AssertionError(f"{len(scheduled)} model calls in a history of {STEPS} steps")
     return [sum(event.ByteSize() for event in history.events[begin:end]) for begin, end in pairwise(scheduled)]
+
+
+def _wait_ms(history: WorkflowHistory) -> float:
+    return median(
+        (after.event_time.ToNanoseconds() - before.event_time.ToNanoseconds()) / 1e6
+        for before, after in pairwise(history.events)
+        if before.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED
+        and after.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
+    )
 
 
 def _stamps(frame: Seen) -> list[int]:
