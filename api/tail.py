@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -158,6 +158,8 @@ class Tail:
             except TimeoutError:
                 frame = Wake(self.position + 1)  # a wake-up may have been lost, or come from another process
             match frame:
+                case Wake(events=events) if events and events[0].seq == self.position + 1:
+                    self._pass_on(events)
                 case Wake(seq=seq):
                     if seq > self.position:
                         await self._patiently(self._read_on)
@@ -192,15 +194,18 @@ class Tail:
         while True:
             async with self._database.read() as connection:
                 events = await read(connection, self._session_id, after=self.position, limit=PAGE)
-            for event in events:
-                self._writing.pop(event.id, None)
-                if event.run_id is not None and event.type in _MARKS:
-                    self._mark(event.run_id, event)
-                self._broadcast(durable(event))
-                self.position = event.seq
-            self._tell_waiting()
+            self._pass_on(events)
             if len(events) < PAGE:
                 return
+
+    def _pass_on(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._writing.pop(event.id, None)
+            if event.run_id is not None and event.type in _MARKS:
+                self._mark(event.run_id, event)
+            self._broadcast(durable(event))
+            self.position = event.seq
+        self._tell_waiting()
 
     def _take(self, preview: Preview) -> None:
         writing = self._writing.get(preview.event_id)

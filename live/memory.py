@@ -2,19 +2,22 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
+
+from domain.events import Event
 
 PreviewType = Literal["agent.message", "agent.thinking"]
 
 
 @dataclass(frozen=True)
 class Wake:
-    """The session's log has grown to `seq`."""
+    """The session's log has grown to `seq`; by `events`, where they are known here, so that nobody need read them."""
 
     seq: int
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ class LiveBus:
         self._writing: defaultdict[str, dict[str, Writing]] = defaultdict(dict)
         self._stops: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
-    def wake(self, session_id: str, seq: int) -> None:
-        self._tell(session_id, Wake(seq))
+    def wake(self, session_id: str, events: Sequence[Event]) -> None:
+        """Tell that these events, consecutive and committed, were appended."""
+        self._tell(session_id, Wake(events[-1].seq, tuple(events)))
 
     def write(self, session_id: str, run_id: str, event_id: str, type: PreviewType, text: str) -> None:
         """Add text to the preview of an event; the first piece opens it."""

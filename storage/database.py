@@ -1,6 +1,6 @@
 """Connections and transactions. Repositories never commit; whoever opens the transaction does."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-Announce = Callable[[str, int], None]
-"""Called after commit with a session's id and its newest seq; must not block."""
+from domain.events import Event
+
+Announce = Callable[[str, Sequence[Event]], None]
+"""Called after commit with a session's id and what was appended to its log; must not block."""
 
 
 class Transaction:
@@ -20,7 +22,7 @@ class Transaction:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
-        self.appended: dict[str, int] = {}
+        self.appended: dict[str, list[Event]] = {}
 
 
 class Database:
@@ -45,8 +47,8 @@ class Database:
         async with self._writer.begin() as connection:
             transaction = Transaction(connection)
             yield transaction
-        for session_id, seq in transaction.appended.items():
-            self._announce(session_id, seq)
+        for session_id, events in transaction.appended.items():
+            self._announce(session_id, events)
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:

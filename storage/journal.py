@@ -45,7 +45,7 @@ class Draft:
 class Journal:
     """Appends to and reads the event log of sessions."""
 
-    def __init__(self, connection: AsyncConnection, appended: dict[str, int]) -> None:
+    def __init__(self, connection: AsyncConnection, appended: dict[str, list[Event]]) -> None:
         self._connection = connection
         self._appended = appended
 
@@ -117,7 +117,7 @@ class Journal:
                 for index, event in enumerate(events)
             ],
         )
-        self._appended[session_id] = last_seq
+        self._appended.setdefault(session_id, []).extend(events)
         return events
 
     async def take_up(self, session_id: str, run_id: str) -> None:

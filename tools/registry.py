@@ -62,6 +62,7 @@ class Tools:
 
     def __init__(self, builtin: Iterable[Tool], functions: Iterable[Tool] = ()) -> None:
         self._tools: dict[str, Tool] = {}
+        self._specs: dict[str, ToolSpec] = {}
         self._add(builtin)
         self._builtin = frozenset(self._tools)
         self._add(functions)
@@ -71,6 +72,9 @@ class Tools:
             if tool.name in self._tools:
                 raise Invalid(f"two tools are called {tool.name}")
             self._tools[tool.name] = tool
+            # Made once: a schema costs more than all else that a step does with its tools.
+            schema = _schema(tool.arguments)
+            self._specs[tool.name] = ToolSpec(name=tool.name, description=tool.description, input_schema=schema)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,11 +93,7 @@ class Tools:
 
     def specs(self, names: Iterable[str]) -> tuple[ToolSpec, ...]:
         """The tools as the model sees them. A name that is gone is left out: an agent version outlives the tools it names."""
-        return tuple(
-            ToolSpec(name=tool.name, description=tool.description, input_schema=_schema(tool.arguments))
-            for name in names
-            if (tool := self._tools.get(name))
-        )
+        return tuple(self._specs[name] for name in names if name in self._specs)
 
     async def run(
         self, tool_use_name: str, input: Mapping[str, JsonValue], malformed: str | None, context: ToolContext

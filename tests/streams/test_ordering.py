@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,9 @@ class World:
         self.over = self.settled = False
         self.session_id = self.run_id = ""
 
-    def _announce(self, session_id: str, seq: int) -> None:
+    def _announce(self, session_id: str, events: Sequence[Event]) -> None:
         if self.chance.random() < 0.85:  # the rest of the wake-ups is lost
-            self.live.wake(session_id, seq)
+            self.live.wake(session_id, events)
 
     async def prepare(self) -> None:
         await migrate(self.database.engine)
