@@ -175,15 +175,7 @@ def results(
 
 {shown}
 
-## What is missed, and why
-
-- **Throughput.** One Python process carries API, worker and every viewer, and a step costs it four times the floor's CPU: three
-  writing transactions, the reads, events, usage and the stream are all real. About half of that is SQLAlchemy's async layer and
-  aiosqlite, which crosses threads several times per statement. Tried: reading of a log only what is new, fewer
-  statements, agent versions and tool schemas kept, appended events handed to the viewers instead of read again: from 33 to 25 ms
-  of CPU per step. Not tried yet: a whole transaction in one crossing, statements built once, worker and API in processes of
-  their own.
-- **ms per step** says little while each workflow task waits some 40 ms for its worker, on both sides; the cause of that wait is not known yet.
+What is missed and why: [README](README.md).
 
 ## What was measured
 

@@ -17,6 +17,7 @@ from domain.clock import now
 from domain.events import (
     AgentMessage,
     AgentThinking,
+    Event,
     ModelRequestEnd,
     ModelRequestStart,
     RunStarted,
