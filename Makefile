@@ -1,4 +1,4 @@
-.PHONY: help install run test lint bench lock clean
+.PHONY: help install run test lint bench chaos lock clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -32,6 +32,9 @@ lint: .venv/installed-dev  ## Style, formatting, types, import contracts
 
 bench: .venv/installed-dev  ## Measure, and print the figures
 	$(BIN)/python -m benchmarks
+
+chaos: .venv/installed-dev  ## Kill the real service at every kind of moment, and check that the story is whole
+	$(BIN)/python -m pytest tests/durability tests/test_temporal_away.py tests/test_database_trouble.py -v
 
 lock: .venv/installed-dev  ## Resolve the dependencies anew into the lock files (UPGRADE=1: to the latest)
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv

@@ -88,7 +88,7 @@ def _sqlite(url: str, pool_size: int, begin: str) -> AsyncEngine:
             "journal_mode=WAL",
             "synchronous=NORMAL",
             "foreign_keys=ON",
-            "busy_timeout=30000",
+            "busy_timeout=10000",
             "cache_size=-65536",
             "mmap_size=268435456",
         ):

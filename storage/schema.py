@@ -7,6 +7,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.errors import Unavailable
@@ -15,9 +16,18 @@ _MIGRATE_LOCK = 7_310_585_113_229_415_026  # any constant: processes that start 
 
 
 async def migrate(engine: AsyncEngine) -> None:
-    """Apply what is missing. Processes that start together wait for each other. Raises Unavailable for a newer schema."""
-    async with engine.begin() as connection:
-        await connection.run_sync(_migrate)
+    """Apply what is missing. Processes that start together wait for each other.
+
+    Raises Unavailable for a newer schema, and for a database that cannot be opened or read.
+    """
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_migrate)
+    except DatabaseError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise Unavailable(
+            f"The database {where} cannot be used ({error.orig}). If its file is damaged, put a backup in its place."
+        ) from error
 
 
 def config() -> Config:
