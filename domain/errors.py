@@ -78,10 +78,6 @@ class RunFinished(Conflict):
     code, title = "run_finished", "The run is over"
 
 
-class RunNotFinished(Conflict):
-    code, title = "run_not_finished", "The run is not over"
-
-
 class SessionBusy(Conflict):
     code, title = "session_busy", "The session is busy"
 
@@ -92,10 +88,6 @@ class VersionConflict(Conflict):
 
 class Archived(Conflict):
     code, title = "archived", "Archived"
-
-
-class NameTaken(Conflict):
-    code, title = "name_taken", "The name is taken"
 
 
 class IdempotencyInFlight(Conflict):
