@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """The API's port."""
     database_url: str | None = None
     """Default: SQLite in the data folder."""
+    redis_url: str | None = None
+    """A Redis or Valkey that joins separate processes, `redis://host:6379/0`. Default: none, previews stay in their process."""
     temporal_port: int = Field(default=7233, ge=1, le=65535)
     """The embedded Temporal's port."""
     temporal_ui_port: int = Field(default=8233, ge=1, le=65535)

@@ -18,7 +18,9 @@ from activities.model import ModelActivities
 from activities.records import RecordActivities
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
-from live.memory import LiveBus
+from live.bus import LiveBus
+from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
+from live.redis import redis_bus
 from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
 from settings import Settings, secret_reader
@@ -29,6 +31,8 @@ from workflows.agent_run import AgentRun
 from workflows.client import RunClient
 from workflows.runner import workflow_runner
 from workflows.sweep import Settle, Sweep
+
+log = logging.getLogger("perdure")
 
 
 @dataclass(frozen=True)
@@ -45,48 +49,68 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(settings: Settings) -> AsyncGenerator[Parts]:
-    """Build and, at the end, close them. Raises Invalid for a configuration that cannot be used."""
+async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Parts]:
+    """Build and, at the end, close them. Raises Invalid for a configuration that cannot be used.
+
+    `alone`: no other process works on the same database.
+    """
     file = settings.file()
     configs = settings.providers(file)
     providers = build_providers(configs, secret_reader())
-    live = LiveBus()
-    database = Database(settings.database, live.wake)
-    try:
-        yield Parts(
-            settings=settings,
-            database=database,
-            live=live,
-            providers=providers,
-            tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
-            routes=routes(configs),
-            queues=file.queues,
-        )
-    finally:
-        await providers.close()
-        await database.close()
+    async with _live_bus(settings, alone) as live:
+        database = Database(settings.database, live.wake)
+        try:
+            yield Parts(
+                settings=settings,
+                database=database,
+                live=live,
+                providers=providers,
+                tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
+                routes=routes(configs),
+                queues=file.queues,
+            )
+        finally:
+            await providers.close()
+            await database.close()
+
+
+@asynccontextmanager
+async def _live_bus(settings: Settings, alone: bool) -> AsyncGenerator[LiveBus]:
+    if settings.redis_url is None:
+        yield MemoryBus(EMBEDDED_POLL_SECONDS if alone else SEPARATE_POLL_SECONDS)
+    else:
+        async with redis_bus(settings.redis_url) as bus:
+            yield bus
 
 
 def routes(configs: Mapping[str, ProviderConfig]) -> dict[str, Route]:
     return {name: Route(config.queue, int(config.timeout_seconds)) for name, config in configs.items()}
 
 
-async def connect(settings: Settings, address: str) -> Client:
-    """Connect to Temporal, waiting for it as long as it takes: the order in which processes start does not matter."""
+async def connect(settings: Settings, address: str, *, lazy: bool = False) -> Client:
+    """Connect to Temporal, waiting for it as long as it takes: the order in which processes start does not matter.
+
+    `lazy`: connect at the first call, which then may fail. A worker cannot be lazy.
+    """
     # Core's own logger writes to stdout, and blocks for good when a parent does not read that pipe.
     forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
     runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("WARN", "ERROR"), forwarding)))
+    told = False
     while True:
         try:
             return await Client.connect(
                 address,
+                lazy=lazy,
                 runtime=runtime,
                 namespace=settings.temporal_namespace,
                 api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
                 tls=settings.temporal_tls,
                 data_converter=pydantic_data_converter,
             )
-        except (RPCError, RuntimeError):
+        except (RPCError, RuntimeError) as error:
+            if not told:
+                log.info("waiting for Temporal at %s: %s", address, error)
+            told = True
             await asyncio.sleep(0.5)
 
 

@@ -19,7 +19,7 @@ from domain.errors import NotFound, ProviderError, RunFinished
 from domain.events import AgentMessage, AgentThinking, TextContent
 from domain.ids import new_id
 from domain.usage import Usage, estimate_tokens
-from live.memory import LiveBus
+from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
 from storage.journal import Draft

@@ -14,7 +14,7 @@ from api.services.runs import RunService
 from api.state import Service
 from api.tail import Tails
 from domain.ids import new_id
-from live.memory import LiveBus
+from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
 from storage.starts import Route
@@ -57,9 +57,7 @@ def create_app(
     tools: Tools,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
-    poll_seconds: float,
 ) -> FastAPI:
-    """`poll_seconds`: how often streams look at the log when nothing wakes them; short where other processes write."""
     release = version("perdure")
     app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
     app.state.database = database
@@ -69,7 +67,7 @@ def create_app(
         client=client,
         runs=RunService(client, live, routes),
         catalog=Catalog(providers, tools),
-        tails=Tails(database, live, poll_seconds),
+        tails=Tails(database, live),
         temporal_ui=temporal_ui,
         version=release,
     )

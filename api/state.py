@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from api.services.catalog import Catalog
 from api.services.runs import RunService
 from api.tail import Tails
-from live.memory import LiveBus
+from live.bus import LiveBus
 from storage.database import Database
 from workflows.client import RunClient
 

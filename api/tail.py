@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.events import RUN_OVER_TYPES, SDK_TYPES, Event
-from live.memory import Frame as BusFrame
-from live.memory import LiveBus, Preview, PreviewsClosed, Wake, Writing
+from live.bus import Frame as BusFrame
+from live.bus import LiveBus, Preview, PreviewsClosed, Wake, Writing
 from storage.database import Database
 from storage.journal import read
 
@@ -116,11 +116,10 @@ class Tail:
     """The tailer of one session. It keeps its own account of the text being written, in step with what it has broadcast:
     the bus may be ahead of it, and a viewer that joined with the bus's account would see the difference twice."""
 
-    def __init__(self, database: Database, live: LiveBus, session_id: str, position: int, poll_seconds: float) -> None:
+    def __init__(self, database: Database, live: LiveBus, session_id: str, position: int) -> None:
         self._database = database
         self._live = live
         self._session_id = session_id
-        self._poll_seconds = poll_seconds
         self._inbox: asyncio.Queue[BusFrame] = asyncio.Queue()
         self._closed: dict[str, str] = {}
         """By run: what was begun before this event id is in the log or void. Ids sort by time."""
@@ -129,8 +128,8 @@ class Tail:
         self.dead = False
         self.position = position
         self.viewers: set[Viewer] = set()
+        self._writing: dict[str, Writing] = {}
         self._unsubscribe = live.subscribe(session_id, self._inbox.put_nowait)
-        self._writing = {preview.event_id: Writing(preview) for preview in live.writing(session_id)}
         self._task = asyncio.create_task(self._follow())
         self._task.add_done_callback(self._died)
 
@@ -150,10 +149,12 @@ class Tail:
             await self._moved.wait()
 
     async def _follow(self) -> None:
-        await self._patiently(self._open)
+        await self._patiently(self._read_on)  # what was appended between the caller's look at the log and our subscription
+        self._opened = True
+        self._tell_waiting()
         while True:
             try:
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(self._live.poll_seconds):
                     frame = await self._inbox.get()
             except TimeoutError:
                 frame = Wake(self.position + 1)  # a wake-up may have been lost, or come from another process
@@ -164,7 +165,7 @@ class Tail:
                     if seq > self.position:
                         await self._patiently(self._read_on)
                 case Preview():
-                    self._take(frame)
+                    await self._take(frame)
                 case PreviewsClosed(run_id=run_id):
                     self._drop(run_id, _NEVER)
 
@@ -178,17 +179,6 @@ class Tail:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
-
-    async def _open(self) -> None:
-        # What the bus still shows as being written may be final before our position, where nobody reads any more.
-        for run_id in {event.run_id for event in self._writing.values()}:
-            async with self._database.read() as connection:
-                newest = await read(connection, self._session_id, run_id=run_id, types=_MARKS, descending=True, limit=1)
-            for event in newest:
-                self._mark(run_id, event)
-        await self._read_on()  # what was appended between the caller's look at the log and our subscription
-        self._opened = True
-        self._tell_waiting()
 
     async def _read_on(self) -> None:
         while True:
@@ -207,15 +197,31 @@ class Tail:
             self.position = event.seq
         self._tell_waiting()
 
-    def _take(self, preview: Preview) -> None:
+    async def _take(self, preview: Preview) -> None:
         writing = self._writing.get(preview.event_id)
         if writing is not None:
-            writing.add(preview.text)
-        elif preview.offset == 0 and preview.event_id > self._closed.get(preview.run_id, ""):
+            new = writing.take(preview)
+        elif preview.offset == 0 and not await self._overtaken(preview):
             self._writing[preview.event_id] = Writing(preview)
+            new = preview
         else:
-            return  # the log has overtaken it
-        self._broadcast(_delta(preview))
+            return
+        if new is not None:
+            self._broadcast(_delta(new))
+
+    async def _overtaken(self, preview: Preview) -> bool:
+        """Whether the log has overtaken it. The bus may show as being written what is final or void before our position,
+        where nobody reads any more: the first time we hear of a run, look."""
+        if preview.run_id not in self._closed:
+            await self._patiently(lambda: self._look_back(preview.run_id))
+        return preview.event_id <= self._closed[preview.run_id]
+
+    async def _look_back(self, run_id: str) -> None:
+        async with self._database.read() as connection:
+            newest = await read(connection, self._session_id, run_id=run_id, types=_MARKS, descending=True, limit=1)
+        self._closed[run_id] = ""
+        for event in newest:
+            self._mark(run_id, event)
 
     def _mark(self, run_id: str, event: Event) -> None:
         # A run that is over writes nothing more, even if a model call does not know it yet; a retry brings it back.
@@ -248,12 +254,11 @@ class Tail:
 
 
 class Tails:
-    """All tailers of a process. `poll_seconds`: how often the log is read without a wake-up."""
+    """All tailers of a process."""
 
-    def __init__(self, database: Database, live: LiveBus, poll_seconds: float) -> None:
+    def __init__(self, database: Database, live: LiveBus) -> None:
         self._database = database
         self._live = live
-        self._poll_seconds = poll_seconds
         self._tails: dict[str, Tail] = {}
 
     async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncGenerator[Frame, None]:
@@ -263,7 +268,7 @@ class Tails:
         """
         tail = self._tails.get(session_id)
         if tail is None or tail.dead:
-            tail = self._tails[session_id] = Tail(self._database, self._live, session_id, last_seq, self._poll_seconds)
+            tail = self._tails[session_id] = Tail(self._database, self._live, session_id, last_seq)
         tail.viewers.add(viewer)
         try:
             await tail.caught_up(last_seq)

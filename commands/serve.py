@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from temporalio.client import Client
 
 from api.app import create_app
 from commands.banner import banner
 from commands.bootstrap import bootstrap
 from commands.lost import release_lost_activities
 from commands.temporal_server import end_orphan, temporal_server
-from domain.errors import Invalid, PerdureError, Unavailable
+from domain.errors import DatabaseAway, Invalid, PerdureError, Unavailable
 from settings import Settings, load_settings
 from storage.schema import migrate as migrate_schema
 from worker import Parts, connect, parts, working
@@ -29,9 +28,6 @@ from workflows.client import RunClient
 
 log = logging.getLogger("perdure")
 
-EMBEDDED_POLL_SECONDS = 5.0
-"""In one process every append wakes the streams; this only repairs a lost wake-up."""
-SEPARATE_POLL_SECONDS = 0.25
 DRAIN_SECONDS = 10
 EMBEDDED_DRAIN_SECONDS = 1
 """Who types Ctrl-C does not want to wait, and a call that is handed back goes on at the next start."""
@@ -67,7 +63,7 @@ async def _up(settings: Settings) -> None:
         _check_ports(settings, embedded)
         async with AsyncExitStack() as stack:
             everything = await stack.enter_async_context(parts(settings))
-            await migrate_schema(everything.database.engine)
+            await _database(everything)
             address, temporal_ui = str(settings.temporal_address), None
             if embedded:
                 server = temporal_server(data, settings.temporal_port, settings.temporal_ui_port)
@@ -82,24 +78,27 @@ async def _up(settings: Settings) -> None:
             await stack.enter_async_context(working(everything, client, drain_seconds=EMBEDDED_DRAIN_SECONDS))
             await runs.ensure_sweeper()
             ui = f"{temporal_ui}/namespaces/{settings.temporal_namespace}" if temporal_ui else None
-            await _serve(everything, runs, ui, EMBEDDED_POLL_SECONDS, lambda: banner(settings, data, temporal_ui, first))
+            await _serve(everything, runs, ui, lambda: banner(settings, data, temporal_ui, first))
 
 
 async def _api(settings: Settings) -> None:
     data = _data_folder(settings)
-    async with parts(settings) as everything:
-        await migrate_schema(everything.database.engine)
+    async with parts(settings, alone=False) as everything:
+        await _database(everything)
         first = await bootstrap(everything, data)
-        client = await _outside(settings)
+        # Without Temporal it serves too: what it accepts is a row, and starts when Temporal is there.
+        client = await connect(settings, _temporal_address(settings), lazy=True)
         runs = RunClient(client, settings.task_queue)
-        await _serve(everything, runs, None, SEPARATE_POLL_SECONDS, lambda: banner(settings, data, None, first))
+        # Several may serve one port: the kernel shares the connections out.
+        sockets = [_shared_socket(settings)]
+        await _serve(everything, runs, None, lambda: banner(settings, data, None, first), sockets)
 
 
 async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
     _data_folder(settings)
-    async with parts(settings) as everything:
-        await migrate_schema(everything.database.engine)
-        client = await _outside(settings)
+    async with parts(settings, alone=False) as everything:
+        await _database(everything)
+        client = await connect(settings, _temporal_address(settings))
         stop = _on_signal()
         async with working(everything, client, only):
             if only is None or settings.task_queue in only:
@@ -110,18 +109,50 @@ async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
 
 async def _migrate(settings: Settings) -> None:
     _data_folder(settings)
-    async with parts(settings) as everything:
-        await migrate_schema(everything.database.engine)
+    async with parts(settings, alone=False) as everything:
+        await _database(everything)
 
 
-async def _outside(settings: Settings) -> Client:
-    address = settings.temporal_address or f"127.0.0.1:{settings.temporal_port}"
-    log.info("waiting for Temporal at %s", address)
-    return await connect(settings, address)
+async def _database(everything: Parts) -> None:
+    """Bring it to the newest schema, once it is there."""
+    told = False
+    while True:
+        try:
+            await migrate_schema(everything.database.engine)
+            return
+        except DatabaseAway as error:
+            if not told:
+                log.info("waiting for the database: %s", error.message)
+            told = True
+            await asyncio.sleep(0.5)
+
+
+def _temporal_address(settings: Settings) -> str:
+    return settings.temporal_address or f"127.0.0.1:{settings.temporal_port}"
+
+
+def _shared_socket(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        raise _port_taken("PERDURE_PORT", settings.port, settings.host, error) from error
+    return listening
+
+
+def _port_taken(name: str, port: int, host: str, error: OSError) -> Invalid:
+    return Invalid(f"Port {port} on {host} cannot be used ({error.strerror}): set {name} to a free one.")
 
 
 async def _serve(
-    everything: Parts, runs: RunClient, temporal_ui: str | None, poll_seconds: float, ready: Callable[[], None]
+    everything: Parts,
+    runs: RunClient,
+    temporal_ui: str | None,
+    ready: Callable[[], None],
+    sockets: list[socket.socket] | None = None,
 ) -> None:
     app = create_app(
         database=everything.database,
@@ -131,7 +162,6 @@ async def _serve(
         tools=everything.tools,
         routes=everything.routes,
         temporal_ui=temporal_ui,
-        poll_seconds=poll_seconds,
     )
     settings = everything.settings
     config = uvicorn.Config(
@@ -145,7 +175,7 @@ async def _serve(
     )
     server = _Server(config)
     stop = _on_signal()
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets))
     stopping = asyncio.create_task(stop.wait())
     while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn offers no event for it
         await asyncio.sleep(0.01)
@@ -232,7 +262,7 @@ def _check_ports(settings: Settings, embedded: bool) -> None:
             try:
                 probe.bind((host, port))
             except OSError as error:
-                raise Invalid(f"Port {port} on {host} cannot be used ({error.strerror}): set {name} to a free one.") from error
+                raise _port_taken(name, port, host, error) from error
 
 
 def _queues(text: str | None) -> dict[str, int] | None:

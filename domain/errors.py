@@ -11,6 +11,7 @@ PerdureError
 ├── TooLarge                the body is over the limit                     413
 ├── IdempotencyKeyReused    same key, other body                           422
 ├── Unavailable             a part that the answer needs is not reachable  503
+│   └── DatabaseAway        the database does not answer, it may come back
 ├── ProviderError           a model call failed; says whether to try again
 │   ├── ProviderAuth  ProviderRejected  ProviderNotConfigured              never retried
 │   └── ProviderUnavailable  ProviderRateLimited  ProviderStalled  ProviderTruncated   retried
@@ -104,6 +105,10 @@ class IdempotencyKeyReused(PerdureError):
 
 class Unavailable(PerdureError):
     code, status, title, retryable = "unavailable", 503, "Not available now", True
+
+
+class DatabaseAway(Unavailable):
+    """It is being started, or somebody else holds it: waiting may help."""
 
 
 class ProviderError(PerdureError):

@@ -7,10 +7,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.errors import Unavailable
+from domain.errors import DatabaseAway, Unavailable
 
 _MIGRATE_LOCK = 7_310_585_113_229_415_026  # any constant: processes that start together migrate one after the other
 
@@ -18,16 +18,25 @@ _MIGRATE_LOCK = 7_310_585_113_229_415_026  # any constant: processes that start 
 async def migrate(engine: AsyncEngine) -> None:
     """Apply what is missing. Processes that start together wait for each other.
 
-    Raises Unavailable for a newer schema, and for a database that cannot be opened or read.
+    Raises Unavailable for a newer schema, and for a database that cannot be opened or read, as DatabaseAway where waiting
+    may help.
     """
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_migrate)
+    except OperationalError as error:
+        if engine.dialect.name == "sqlite" and getattr(error.orig, "sqlite_errorname", None) != "SQLITE_BUSY":
+            raise _unusable(engine, error) from error
+        raise DatabaseAway(_unusable(engine, error).message) from error
     except DatabaseError as error:
-        where = engine.url.render_as_string(hide_password=True)
-        raise Unavailable(
-            f"The database {where} cannot be used ({error.orig}). If its file is damaged, put a backup in its place."
-        ) from error
+        raise _unusable(engine, error) from error
+
+
+def _unusable(engine: AsyncEngine, error: DatabaseError) -> Unavailable:
+    where = engine.url.render_as_string(hide_password=True)
+    return Unavailable(
+        f"The database {where} cannot be used ({error.orig}). If its file is damaged, put a backup in its place."
+    )
 
 
 def config() -> Config:

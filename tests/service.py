@@ -115,7 +115,6 @@ class ServiceThread:
                 tools=self.parts.tools,
                 routes=self.parts.routes,
                 temporal_ui=None,
-                poll_seconds=5.0,
             )
             config = uvicorn.Config(
                 app, port=self.settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=1

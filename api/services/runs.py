@@ -21,7 +21,7 @@ from domain.events import (
 )
 from domain.ids import new_id
 from domain.runs import RunStatus
-from live.memory import LiveBus
+from live.bus import LiveBus
 from storage.agents import config_of
 from storage.journal import Draft, read, written
 from storage.rows import add

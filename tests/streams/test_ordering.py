@@ -26,7 +26,8 @@ from domain.events import (
 )
 from domain.ids import new_id
 from domain.usage import Usage
-from live.memory import LiveBus, PreviewType
+from live.bus import PreviewType
+from live.memory import MemoryBus
 from storage.agents import Agents
 from storage.database import Database, sqlite_url
 from storage.journal import Draft, Journal
@@ -66,9 +67,9 @@ class World:
 
     def __init__(self, path: Path, chance: random.Random) -> None:
         self.chance = chance
-        self.live = LiveBus()
+        self.live = MemoryBus(poll_seconds=0.03)
         self.database = Slow(sqlite_url(path / "test.db"), self._announce)
-        self.tails = Tails(self.database, self.live, poll_seconds=0.03)
+        self.tails = Tails(self.database, self.live)
         self.text: dict[str, str] = {}
         self.closed_at: dict[str, int] = {}
         """By event: the seq at which it is final or void."""

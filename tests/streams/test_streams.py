@@ -124,7 +124,7 @@ def test_twenty_viewers_are_told_the_same(workspace: Workspace) -> None:
 
 
 def test_a_failed_attempts_text_is_void_for_late_viewers(workspace: Workspace) -> None:
-    run = workspace.start({"text": "half ", "words": 40, "truncate_attempts": 1})
+    run = workspace.start({"first_token_ms": 500, "text": "half ", "words": 40, "truncate_attempts": 1})
     frames = run.stream(until=is_rescheduled)
     void = next(iter(texts(frames)))
 
