@@ -24,6 +24,7 @@ from domain.errors import DatabaseAway, Invalid, PerdureError, Unavailable
 from settings import Settings, load_settings
 from storage.schema import migrate as migrate_schema
 from worker import Parts, connect, parts, working
+from workflows import attributes
 from workflows.client import RunClient
 
 log = logging.getLogger("perdure")
@@ -72,6 +73,8 @@ async def _up(settings: Settings) -> None:
             client = await connect(settings, address)
             if embedded:
                 await release_lost_activities(client)
+            else:
+                await attributes.ensure(client)
             # Last of what can fail: the key that it makes is shown once.
             first = await bootstrap(everything, data)
             runs = RunClient(client, settings.task_queue)
@@ -99,6 +102,7 @@ async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
     async with parts(settings, alone=False) as everything:
         await _database(everything)
         client = await connect(settings, _temporal_address(settings))
+        await attributes.ensure(client)
         stop = _on_signal()
         async with working(everything, client, only):
             if only is None or settings.task_queue in only:

@@ -204,25 +204,31 @@ class RedisBus:
                 case "message" if channel == _STOPS:
                     self._stops.set(message["data"])
                 case "message":
-                    self._pass_on(session_id, [message["data"]])
+                    self._pass_on(session_id, _decode(message["data"]))
                 case "subscribe" if channel != _STOPS:
                     # In here, so that what is published from now on waits behind it.
-                    self._pass_on(session_id, await self._written(session_id))
+                    for event in await self._written(session_id):
+                        self._pass_on(session_id, event.whole())
                 case _:
                     pass
 
-    async def _written(self, session_id: str) -> list[str]:
-        """The pieces of what is being written in the session."""
-        pieces: list[str] = []
+    async def _written(self, session_id: str) -> Iterable[Writing]:
+        """What is being written in the session, whoever writes it."""
+        writing: dict[str, Writing] = {}
         for run_id in cast(set[str], await self._redis.smembers(_runs(session_id))):
-            pieces += cast(list[str], await self._redis.lrange(_pieces(session_id, run_id), 0, -1))
-        return pieces
+            for text in cast(list[str], await self._redis.lrange(_pieces(session_id, run_id), 0, -1)):
+                piece = _decode(text)
+                if isinstance(piece, Preview):
+                    if piece.event_id in writing:
+                        writing[piece.event_id].take(piece)
+                    elif piece.offset == 0:
+                        writing[piece.event_id] = Writing(piece)
+        return writing.values()
 
-    def _pass_on(self, session_id: str, frames: Iterable[str]) -> None:
-        for text in frames:
-            if (frame := _decode(text)) is not None:
-                for listener in tuple(self._listeners.get(session_id, ())):
-                    listener(frame)
+    def _pass_on(self, session_id: str, frame: Frame | None) -> None:
+        if frame is not None:
+            for listener in tuple(self._listeners.get(session_id, ())):
+                listener(frame)
 
     def _look_at_the_log(self) -> None:
         for listeners in tuple(self._listeners.values()):

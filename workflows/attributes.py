@@ -1,8 +1,16 @@
 """Search attributes: by what a run is found in Temporal's UI and CLI."""
 
+import logging
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+from temporalio.service import RPCError
 
 from domain.commands import RunStart
+
+log = logging.getLogger(__name__)
 
 STATUS = SearchAttributeKey.for_keyword("PerdureStatus")
 WORKSPACE = SearchAttributeKey.for_keyword("PerdureWorkspace")
@@ -23,3 +31,17 @@ def of(start: RunStart) -> TypedSearchAttributes:
             SearchAttributePair(MODEL, start.model),
         ]
     )
+
+
+async def ensure(client: Client) -> None:
+    """Register what is missing in the namespace: without them no run could start. Where that is not allowed, say what to do."""
+    try:
+        service = client.operator_service
+        known = await service.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+        missing = [key.name for key in ALL if key.name not in known.custom_attributes]
+        if missing:
+            kinds = dict.fromkeys(missing, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+            await service.add_search_attributes(AddSearchAttributesRequest(namespace=client.namespace, search_attributes=kinds))
+    except RPCError as error:
+        names = ", ".join(key.name for key in ALL)
+        log.warning("could not look after the search attributes (%s): register %s as Keyword yourself", error, names)

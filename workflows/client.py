@@ -103,7 +103,7 @@ class RunClient:
     async def reachable(self) -> bool:
         try:
             return await self._client.service_client.check_health(timeout=timedelta(seconds=1))
-        except RPCError:
+        except (RPCError, RuntimeError):
             return False
 
     async def ensure_sweeper(self) -> None:
@@ -131,6 +131,8 @@ class RunClient:
                 return await call
         except TimeoutError as error:
             raise Unavailable("Temporal did not answer in time.") from error
+        except RuntimeError as error:  # what the SDK raises where a lazy client cannot connect
+            raise Unavailable("Temporal cannot be reached.") from error
         except RPCError as error:
             if error.status in _GONE:
                 raise
