@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, cast
 
@@ -170,12 +170,10 @@ class RedisBus:
                     await pubsub.subscribe(_STOPS, *(_CHANNEL + session_id for session_id in self._listeners))
                     self._hearing = True
                     self._look_at_the_log()
-                    async with asyncio.TaskGroup() as tasks:
-                        tasks.create_task(self._subscribing(pubsub))
-                        tasks.create_task(self._hear(pubsub))
-            except* (RedisError, OSError) as errors:
+                    await _until_one_fails(self._hear(pubsub), self._subscribing(pubsub))
+            except (RedisError, OSError) as error:
                 if self._hearing:
-                    log.warning("the live bus is away, looking at the log instead: %s", errors.exceptions[0])
+                    log.warning("the live bus is away, looking at the log instead: %s", error)
             self._hearing = False
             self._look_at_the_log()
             await asyncio.sleep(RETRY_SECONDS)
@@ -250,6 +248,19 @@ async def redis_bus(url: str) -> AsyncGenerator[RedisBus]:
             task.cancel()
         await asyncio.wait(tasks)
         await redis.aclose()
+
+
+async def _until_one_fails(*works: Coroutine[Any, Any, None]) -> None:
+    # Not a TaskGroup: that forgets a cancellation which comes while one of its tasks fails.
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _runs(session_id: str) -> str:

@@ -1,7 +1,6 @@
 """API and workers as separate processes: started in any order, joined by Redis or by the log alone."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from tests.chaos.cluster import AUTH, Cluster
 from tests.conftest import DATABASE
+from tests.redis import PROGRAM
 from tests.service import Frame, is_delta, parse
 
 pytestmark = pytest.mark.timeout(180)
@@ -48,7 +48,7 @@ def text(frames: list[Frame]) -> str:
     return "".join(frame.data["delta"]["content"]["text"] for frame in frames if is_delta(frame))
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+@pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed")
 def test_previews_go_on_at_any_api_process(joined: Cluster) -> None:
     joined.start()
     joined.ready()
@@ -79,6 +79,7 @@ def test_without_a_bus_viewers_follow_the_log(tmp_path: Path) -> None:
     assert [frame.event for frame in frames][-2:] == ["run.completed", "done"]
 
 
+@pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed")
 def test_each_process_waits_for_what_it_needs_and_says_so(tmp_path: Path) -> None:
     with Cluster(tmp_path, postgres=POSTGRES, redis=True, apis=1, workers=1) as cluster:
         # A Temporal that nobody has prepared: the worker registers the search attributes.

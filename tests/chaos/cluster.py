@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import httpx2
 
 from commands.temporal_server import server_command
 from tests.postgres import PostgresServer
+from tests.redis import server_command as redis_command
 from tests.service import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -111,9 +111,7 @@ class Cluster:
         temporal = server_command(self.folder / "data", self.temporal_port, None)
         self._add("temporal", temporal)
         if self.redis_port is not None:
-            redis = shutil.which("redis-server") or shutil.which("valkey-server")
-            assert redis is not None, "neither redis-server nor valkey-server is installed"
-            self._add("redis", [redis, "--port", str(self.redis_port), "--save", "", "--appendonly", "no"])
+            self._add("redis", redis_command(self.redis_port))
         for kind, count in self._counts.items():
             for number in range(1, count + 1):
                 call = "api()" if kind == "api" else "worker(None)"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import tail
@@ -26,8 +27,10 @@ from domain.events import (
 )
 from domain.ids import new_id
 from domain.usage import Usage
-from live.bus import PreviewType
+from live import redis as redis_module
+from live.bus import LiveBus, PreviewType
 from live.memory import MemoryBus
+from live.redis import redis_bus
 from storage.agents import Agents
 from storage.database import Database, sqlite_url
 from storage.journal import Draft, Journal
@@ -36,6 +39,7 @@ from storage.rows import add
 from storage.schema import migrate
 from storage.sessions import Sessions
 from storage.tables import RunRow
+from tests.redis import PROGRAM, RedisServer
 
 CALLS = 16
 KINDS: tuple[PreviewType, PreviewType] = ("agent.thinking", "agent.message")
@@ -65,11 +69,12 @@ class Slow(Database):
 class World:
     """One session, what is written in it, and the truth about it."""
 
-    def __init__(self, path: Path, chance: random.Random) -> None:
+    def __init__(self, path: Path, chance: random.Random, writer: LiveBus, readers: Sequence[LiveBus]) -> None:
         self.chance = chance
-        self.live = MemoryBus(poll_seconds=0.03)
+        self.live = writer
         self.database = Slow(sqlite_url(path / "test.db"), self._announce)
-        self.tails = Tails(self.database, self.live)
+        self.tails = [Tails(self.database, reader) for reader in readers]
+        """One an API process."""
         self.text: dict[str, str] = {}
         self.closed_at: dict[str, int] = {}
         """By event: the seq at which it is final or void."""
@@ -179,7 +184,7 @@ class Client:
         last_seq = world.last_seq
         await asyncio.sleep(self.chance.choice((0, 0.004)))
         try:
-            async with aclosing(world.tails.follow(world.session_id, viewer, last_seq)) as following:
+            async with aclosing(self.chance.choice(world.tails).follow(world.session_id, viewer, last_seq)) as following:
                 async with asyncio.timeout(3):
                     async for frame in following:
                         self._take(frame, viewer)
@@ -217,8 +222,35 @@ async def test_every_viewers_story_is_gap_free(seed: int, tmp_path: Path, monkey
     monkeypatch.setattr(tail, "QUEUE", 6)
     monkeypatch.setattr(tail, "PAGE", 3)
     monkeypatch.setattr(tail, "RETRY_SECONDS", 0.01)
+    bus = MemoryBus(poll_seconds=0.03)
+    await play(World(tmp_path, random.Random(seed), bus, [bus]), seed)
+
+
+@pytest.mark.single_database
+@pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed")
+@pytest.mark.parametrize("seed", range(4))
+async def test_it_is_so_at_every_api_process_over_redis(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "QUEUE", 6)
+    monkeypatch.setattr(tail, "PAGE", 3)
+    monkeypatch.setattr(tail, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(redis_module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(redis_module, "EMBEDDED_POLL_SECONDS", 0.03)
     chance = random.Random(seed)
-    world = World(tmp_path, chance)
+    with RedisServer() as server:
+        async with redis_bus(server.url) as writer, redis_bus(server.url) as one, redis_bus(server.url) as other:
+            cutting = asyncio.create_task(cut_connections(server, chance))
+            await play(World(tmp_path, chance, writer, [one, other]), seed)
+            cutting.cancel()
+
+
+async def cut_connections(server: RedisServer, chance: random.Random) -> None:
+    async with Redis.from_url(server.url) as redis:  # pyright: ignore[reportUnknownMemberType]
+        while True:
+            await asyncio.sleep(chance.uniform(0.1, 0.6))
+            await redis.client_kill_filter(_type=chance.choice(("normal", "pubsub")), skipme=True)  # pyright: ignore[reportUnknownMemberType]
+
+
+async def play(world: World, seed: int) -> None:
     await world.prepare()
     clients = [Client(world, random.Random(seed * 100 + number)) for number in range(8)]
     try:
