@@ -1,0 +1,33 @@
+"""Rules of the product, broken on purpose to show that the harness notices: code for `Cluster(prelude=…)`."""
+
+BREAKS = {
+    "once": (
+        "a tool that must start once is started again by the next worker",
+        """
+from activities.tools import ToolActivities
+async def always(*_): return True
+ToolActivities._first_start = always
+""",
+    ),
+    "outbox": (
+        "what was accepted while Temporal was away is never delivered",
+        """
+from activities.sweep import SweepActivities
+async def nothing(_): return 0
+SweepActivities._deliver = nothing
+""",
+    ),
+    "cursor": (
+        "a viewer that comes back is shown one event too few",
+        """
+import dataclasses
+from api.routes import streams
+right = streams.start_of
+def wrong(*arguments, **options):
+    start = right(*arguments, **options)
+    return dataclasses.replace(start, seq=start.seq + 1) if 0 < start.seq < arguments[2] else start
+streams.start_of = wrong
+""",
+    ),
+}
+"""By name: what is broken, and how."""

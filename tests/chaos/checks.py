@@ -1,0 +1,143 @@
+"""What must hold when it is over, seen from outside: HTTP, what viewers were told, Temporal, what the tools did."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from tests.chaos.load import OVER, STEPS, TURNS, Caller, Ordeal
+
+Objects = Sequence[Mapping[str, Any]]
+GRACE_SECONDS = 20
+"""A cancel that is accepted just before the end may come too late; after this long it may not."""
+_CLOSED = {"completed": WorkflowExecutionStatus.COMPLETED, "cancelled": WorkflowExecutionStatus.CANCELED}
+
+
+@dataclass
+class Row:
+    """One line of the table: how many were looked at, and what was wrong with them."""
+
+    name: str
+    looked_at: int = 0
+    faults: list[str] = field(default_factory=list[str])
+
+    def check(self, holds: bool, fault: str) -> None:
+        self.looked_at += 1
+        if not holds:
+            self.faults.append(fault)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the tools wrote down: by tool use, how often it began and was done, and under which keys."""
+
+    began: Mapping[str, Counter[str]]
+    done: Counter[str]
+    keys: Mapping[str, set[str]]
+
+
+def read_ledger(path: Path) -> Ledger:
+    began: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    done: Counter[str] = Counter()
+    keys: defaultdict[str, set[str]] = defaultdict(set)
+    for line in path.read_text().splitlines():
+        moment, tool, use, key = line.split()
+        if moment == "began":
+            began[tool][use] += 1
+        else:
+            done[use] += 1
+        keys[use].add(key)
+    return Ledger(began, done, keys)
+
+
+async def examine(ordeals: Sequence[Ordeal], caller: Caller, ledger: Ledger, temporal: Client) -> list[Row]:
+    """The table, one row an invariant."""
+    ends, stories = Row("runs that end as they should"), Row("viewers told everything once and in order")
+    posts, steps = Row("accepted POSTs that happened, once"), Row("tool uses with one result, steps with one answer")
+    for ordeal in ordeals:
+        rows = [await caller.get(f"/v1/runs/{run_id}") for run_id in ordeal.run_ids]
+        events = await caller.pages(f"/v1/sessions/{ordeal.session_id}/events?limit=1000")
+        session = await caller.get(f"/v1/sessions/{ordeal.session_id}")
+        for row in rows:
+            ends.check(_ended_well(ordeal, row), f"{row['id']} ({ordeal.kind}) is {row['status']}: {row['error']}")
+        ends.check(session["status"] == "idle" and session["active_run_id"] is None, f"{session['id']} is not idle")
+        for fault in ordeal.refused:
+            posts.check(False, f"{ordeal.kind}: {fault}")
+        for holds, fault in _happened(ordeal, rows, events):
+            posts.check(holds, f"{ordeal.session_id} ({ordeal.kind}): {fault}")
+        for holds, fault in _steps(ordeal, events):
+            steps.check(holds, f"{ordeal.session_id} ({ordeal.kind}): {fault}")
+        log = [event["id"] for event in events]
+        for viewer in ordeal.viewers:
+            story = viewer.story
+            told = [str(event["id"]) for event in story.durable]
+            fault = "; ".join(story.faults[:3]) or ("saw no end" if not story.done else f"was told {len(told)} of {len(log)}")
+            stories.check(not story.faults and story.done and told == log, f"{viewer.path}: {fault}")
+    known = await caller.pages("/v1/runs?limit=100")
+    accepted = {run_id for ordeal in ordeals for run_id in ordeal.run_ids}
+    posts.check({row["id"] for row in known} == accepted, f"{len(known)} runs exist, {len(accepted)} were accepted")
+    answers = Row("answers with 5xx other than 503")
+    answers.check(not caller.server_errors, "; ".join(caller.server_errors[:3]))
+    return [ends, stories, *_deeds(ledger), steps, posts, await _workflows(accepted, caller, temporal), answers]
+
+
+def _ended_well(ordeal: Ordeal, row: Mapping[str, Any]) -> bool:
+    if ordeal.kind == "cancelled" and ordeal.cancelled_at is not None:
+        if row["status"] == "completed":
+            return datetime.fromisoformat(row["finished_at"]).timestamp() < ordeal.cancelled_at + GRACE_SECONDS
+        return row["status"] == "cancelled" and row["cancel_requested_at"] is not None
+    return row["status"] == "completed"
+
+
+def _happened(ordeal: Ordeal, rows: Objects, events: Objects) -> Iterator[tuple[bool, str]]:
+    types = Counter(event["type"] for event in events)
+    messages = TURNS if ordeal.kind == "turns" else 1
+    yield types["user.message"] == messages, f"{types['user.message']} messages of {messages}"
+    if "input" in ordeal.accepted:
+        yield types["user.answer"] == 1, f"{types['user.answer']} answers"
+    if "pause" in ordeal.accepted:
+        yield types["run.paused"] == 1 or rows[0]["status"] in OVER, f"{types['run.paused']} pauses"
+    if ordeal.kind == "turns":
+        ended = [event["run_id"] for event in events if event["type"] == "run.completed"]
+        yield ended == ordeal.run_ids, f"turns ended in the order {ended}"
+
+
+def _steps(ordeal: Ordeal, events: Objects) -> Iterator[tuple[bool, str]]:
+    results = Counter(event["tool_use_id"] for event in events if event["type"] == "agent.tool_result")
+    for event in events:
+        if event["type"] == "agent.tool_use":
+            count = results[event["id"]]
+            # A cancelled run may end between a tool use and its result.
+            yield count == 1 or (count == 0 and ordeal.kind == "cancelled"), f"{event['id']} has {count} results"
+    if ordeal.kind != "cancelled":
+        whole = [e for e in events if e["type"] == "agent.message" and not e.get("interrupted")]
+        last = [e["content"][0]["text"].startswith("the end ") for e in whole]
+        expected = [False, True] * TURNS if ordeal.kind == "turns" else [False] * (STEPS - 1) + [True]
+        if not any(event.get("interrupted") for event in events):  # an interrupted step counts as played
+            yield last == expected, f"{len(whole)} answers of {len(expected)}"
+
+
+def _deeds(ledger: Ledger) -> Iterator[Row]:
+    once = Row("`once` tools started at most once")
+    for use, count in ledger.began.get("pay", Counter[str]()).items():
+        once.check(count == 1, f"{use} was started {count} times")
+    yield once
+    same = Row("tools repeated under the same idempotency key")
+    for use, keys in ledger.keys.items():
+        same.check(len(keys) == 1 and next(iter(keys)).endswith(f"/{use}"), f"{use} ran under {sorted(keys)}")
+    yield same
+
+
+async def _workflows(run_ids: set[str], caller: Caller, temporal: Client) -> Row:
+    row = Row("workflows that agree with their rows")
+    found: defaultdict[str, list[WorkflowExecutionStatus | None]] = defaultdict(list)
+    async for execution in temporal.list_workflows("WorkflowType = 'agent_run'"):
+        found[execution.id].append(execution.status)
+    for run_id in run_ids:
+        status = (await caller.get(f"/v1/runs/{run_id}"))["status"]
+        row.check(found[run_id] == [_CLOSED.get(status)], f"{run_id} is {status}, its workflows are {found[run_id]}")
+    return row

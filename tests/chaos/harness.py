@@ -1,0 +1,140 @@
+"""The chaos itself: the cluster, the load over time, and a killer with a fixed seed."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from temporalio.client import Client
+
+from tests.chaos.breaks import BREAKS
+from tests.chaos.checks import Row, examine, read_ledger
+from tests.chaos.cluster import Cluster
+from tests.chaos.deeds import LEDGER
+from tests.chaos.load import DEEDS, KINDS, Caller, Driver, Ordeal, ordeal
+
+LOAD_SHARE = 0.6
+"""The load arrives within this share of the time; to the end there is killing."""
+CALM_SECONDS = 150
+"""How long the last runs may take once nothing is killed any more."""
+_WEIGHTS = {"worker": 5, "api": 3, "temporal": 1, "redis": 1}
+
+
+@dataclass(frozen=True)
+class Plan:
+    seconds: float
+    runs: int
+    seed: int
+    postgres: bool
+    redis: bool
+    broken: str | None = None
+    """A name of `tests.chaos.breaks.BREAKS`."""
+
+
+@dataclass
+class Outcome:
+    rows: list[Row]
+    kills: Counter[str]
+    reconnects: int
+    events: int
+    unavailable: int
+    calm_seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return not any(row.faults for row in self.rows)
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
+    """Play the plan in a fresh folder."""
+    (folder / "perdure.toml").write_text('[tools]\nmodules = ["tests.chaos.deeds"]\n')
+    ledger = folder / "ledger"
+    ledger.touch()
+    prelude = BREAKS[plan.broken][1] if plan.broken else ""
+    environment = {LEDGER: str(ledger)}
+    with Cluster(folder, postgres=plan.postgres, redis=plan.redis, prelude=prelude, environment=environment) as cluster:
+        cluster.start()
+        cluster.ready()
+        return asyncio.run(_play(plan, cluster, ledger, say))
+
+
+async def _play(plan: Plan, cluster: Cluster, ledger: Path, say: Callable[[str], None]) -> Outcome:
+    caller = Caller(cluster.url)
+    tools = [{"type": "function", "name": name} for name in (*DEEDS, "ask_user")]
+    agent = (await caller.post("/v1/agents", {"name": "chaos", "model": "demo:script", "tools": tools})).json()["id"]
+    driver, kills = Driver(caller, agent), Counter[str]()
+    ordeals = [ordeal(KINDS[n % len(KINDS)], random.Random(plan.seed * 1000 + n)) for n in range(plan.runs)]
+    killing = asyncio.create_task(_kill(plan, cluster, ledger, kills))
+    playing = [
+        asyncio.create_task(_later(driver, one, plan.seconds * LOAD_SHARE * n / plan.runs, random.Random(plan.seed + n)))
+        for n, one in enumerate(ordeals)
+    ]
+    began = time.monotonic()
+    while not killing.done():
+        await asyncio.sleep(5)
+        over = sum(task.done() for task in playing)
+        say(f"{time.monotonic() - began:4.0f} s: {over} of {plan.runs} are over; killed so far: {dict(kills)}")
+    await killing
+    calm = time.monotonic()
+    _, stuck = await asyncio.wait(playing, timeout=CALM_SECONDS)
+    for task in stuck:
+        task.cancel()
+    await driver.finish()
+    calm_seconds = time.monotonic() - calm
+    say("looking at what is left")
+    rows = await examine(ordeals, caller, read_ledger(ledger), await Client.connect(cluster.temporal_address))
+    for task in playing:
+        if task.done() and not task.cancelled() and (error := task.exception()):
+            rows[0].faults.append(f"the client gave up: {error}")
+    viewers = [viewer for one in ordeals for viewer in one.viewers]
+    await caller.http.aclose()
+    return Outcome(
+        rows=rows,
+        kills=kills,
+        reconnects=sum(viewer.connections - 1 for viewer in viewers),
+        events=sum(len(viewer.story.durable) for viewer in viewers),
+        unavailable=caller.unavailable,
+        calm_seconds=calm_seconds,
+    )
+
+
+async def _later(driver: Driver, one: Ordeal, seconds: float, chance: random.Random) -> None:
+    await asyncio.sleep(seconds)
+    await driver.play(one, chance)
+
+
+async def _kill(plan: Plan, cluster: Cluster, ledger: Path, kills: Counter[str]) -> None:
+    """One of each first, then at random; every victim is started again within a second."""
+    chance = random.Random(plan.seed)
+    end = time.monotonic() + plan.seconds
+    await asyncio.sleep(2)
+    first = ["worker1", "temporal", "api1"]
+    while time.monotonic() < end:
+        name = first.pop(0) if first else _victim(cluster, ledger, chance)
+        victim = cluster.processes[name]
+        await asyncio.to_thread(victim.kill)
+        kills[name.rstrip("0123456789")] += 1
+        await asyncio.sleep(chance.uniform(0.1, 1))
+        victim.start()
+        await asyncio.sleep(chance.uniform(1, 3))
+    for process in cluster.processes.values():
+        if not process.alive:  # it died by itself: the checks will show what that did
+            kills[f"{process.name} by itself"] += 1
+            process.start()
+
+
+def _victim(cluster: Cluster, ledger: Path, chance: random.Random) -> str:
+    names = list(cluster.processes)
+    weights = [_WEIGHTS[name.rstrip("0123456789")] for name in names]
+    if _paying(ledger) and chance.random() < 0.5:
+        weights = [name.startswith("worker") for name in names]  # the moment that tells most
+    return chance.choices(names, weights)[0]
+
+
+def _paying(ledger: Path) -> bool:
+    lines = [line.split() for line in ledger.read_text().splitlines()[-50:]]
+    done = {use for moment, _, use, _ in lines if moment == "done"}
+    return any(tool == "pay" and use not in done for _, tool, use, _ in lines)
