@@ -101,7 +101,7 @@ async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
         await migrate_schema(everything.database.engine)
         client = await _outside(settings)
         stop = _on_signal()
-        async with working(everything, client, only):
+        async with working(everything, client, only, drain_seconds=settings.drain_seconds):
             if only is None or settings.task_queue in only:
                 await RunClient(client, settings.task_queue).ensure_sweeper()
             log.info("worker is ready")

@@ -43,15 +43,10 @@ def binary() -> str:
     return found
 
 
-@asynccontextmanager
-async def temporal_server(
+def command_line(
     data: Path, port: int, ui_port: int | None, *, dynamic: tuple[str, ...] = (), ip: str = "127.0.0.1"
-) -> AsyncGenerator[str]:
-    """Run the server on `data/temporal.db`; yields its address once it answers. Raises Unavailable with its log's place.
-
-    The caller holds the lock on `data` and has called `end_orphan`.
-    """
-    log = data / "temporal.log"
+) -> list[str]:
+    """The program and its arguments. Raises Unavailable."""
     argv = [binary(), "server", "start-dev", "--db-filename", str(data / "temporal.db"), "--ip", ip, "--port", str(port)]
     argv += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]
     argv += ["--log-level", "warn", "--log-format", "json"]
@@ -61,6 +56,19 @@ async def temporal_server(
         argv += ["--dynamic-config-value", value]
     for key in attributes.ALL:
         argv += ["--search-attribute", f"{key.name}=Keyword"]
+    return argv
+
+
+@asynccontextmanager
+async def temporal_server(
+    data: Path, port: int, ui_port: int | None, *, dynamic: tuple[str, ...] = (), ip: str = "127.0.0.1"
+) -> AsyncGenerator[str]:
+    """Run the server on `data/temporal.db`; yields its address once it answers. Raises Unavailable with its log's place.
+
+    The caller holds the lock on `data` and has called `end_orphan`.
+    """
+    log = data / "temporal.log"
+    argv = command_line(data, port, ui_port, dynamic=dynamic, ip=ip)
     # Its output goes to a file: a pipe that nobody reads would block it for good at 64 KB.
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
