@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from temporalio.client import Client
 
-from api.app import create_app
+from api.app import create_app, leave
 from commands.banner import banner
 from commands.bootstrap import bootstrap
 from commands.lost import release_lost_activities
@@ -92,7 +92,14 @@ async def _api(settings: Settings) -> None:
         first = await bootstrap(everything, data)
         client = await _outside(settings)
         runs = RunClient(client, settings.task_queue)
-        await _serve(everything, runs, None, SEPARATE_POLL_SECONDS, lambda: banner(settings, data, None, first))
+        await _serve(
+            everything,
+            runs,
+            None,
+            SEPARATE_POLL_SECONDS,
+            lambda: banner(settings, data, None, first),
+            settings.leave_seconds,
+        )
 
 
 async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
@@ -121,7 +128,12 @@ async def _outside(settings: Settings) -> Client:
 
 
 async def _serve(
-    everything: Parts, runs: RunClient, temporal_ui: str | None, poll_seconds: float, ready: Callable[[], None]
+    everything: Parts,
+    runs: RunClient,
+    temporal_ui: str | None,
+    poll_seconds: float,
+    ready: Callable[[], None],
+    leave_seconds: float = 0,
 ) -> None:
     app = create_app(
         database=everything.database,
@@ -153,7 +165,9 @@ async def _serve(
         ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    server.handle_exit(signal.SIGTERM, None)  # also what tells the open streams to end
+    leave(app)
+    await asyncio.wait({serving}, timeout=leave_seconds)
+    server.should_exit = True
     await serving
 
 

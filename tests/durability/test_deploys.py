@@ -1,10 +1,11 @@
-"""A worker is told to stop: what it was doing goes on at another one, as if nothing had happened."""
+"""A process is told to stop: what it was doing goes on at another one, as if nothing had happened."""
 
 import asyncio
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -180,3 +181,39 @@ def test_a_command_that_races_with_the_shutdown_wins(fleet: Fleet, http: httpx2.
         assert over(http, run_id)["status"] == "completed"
     for run_id in runs:
         assert len(events(http, run_id, "span.model_request_start")) == len(events(http, run_id, "span.model_request_end"))
+
+
+def test_an_api_says_farewell_and_finishes_what_is_in_flight(fleet: Fleet) -> None:
+    leaving = fleet.api(PERDURE_LEAVE_SECONDS="4")
+    leaving.ready()
+    fleet.ports.pop()
+    with httpx2.Client(base_url=leaving.url, headers=AUTH, timeout=30) as http, ThreadPoolExecutor(30) as threads:
+        run_id = start(http, END)  # there is no worker: it stays queued
+        streams = [threads.submit(_stream, leaving.url, run_id) for _ in range(20)]
+        waiting = threads.submit(
+            httpx2.get, f"{leaving.url}/v1/runs/{run_id}/wait?timeout_seconds=60", headers=AUTH, timeout=30
+        )
+        time.sleep(1)
+        leaving.process.terminate()
+        told = time.monotonic()
+        texts = [stream.result(10) for stream in streams]
+        assert time.monotonic() - told < 3, "the streams have not ended at once"
+        assert waiting.result(10).json()["status"] == "queued"
+        refused = http.get("/readyz")
+        late = http.get(f"/v1/runs/{run_id}")
+        assert (refused.status_code, refused.json()["leaving"], late.status_code) == (503, True, 200)
+        assert late.headers["Connection"] == "close"
+        assert _stream(leaving.url, run_id).count("going away") == 1
+        assert leaving.process.wait(10) == 0
+    farewells = [text.rpartition("\n\n: server is going away\nretry: ") for text in texts]
+    assert all("event: run.queued" in before for before, _, _ in farewells)
+    retries = {int(retry) for _, _, retry in farewells}
+    assert len(retries) > 10
+    assert all(500 <= retry <= 4000 for retry in retries)
+    assert "Traceback" not in leaving.output
+    assert "ASGI" not in leaving.output
+
+
+def _stream(url: str, run_id: str) -> str:
+    """All of a run's stream. Raises when the connection is torn off."""
+    return httpx2.get(f"{url}/v1/runs/{run_id}/events/stream", headers=AUTH, timeout=30).text
