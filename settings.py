@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     """The port of the embedded Temporal's Web UI."""
     bootstrap_key: SecretStr | None = None
     """A key with all scopes to install for the default workspace at first start, instead of a generated one."""
+    drain_seconds: float = Field(default=20, ge=0)
+    """How long a worker that is told to stop lets calls in flight go on before it hands them to another one."""
+    leave_seconds: float = Field(default=3, ge=0)
+    """How long an API that is told to stop still answers, its `/readyz` with 503, so that load balancers leave it out first."""
     config: Path = Path("perdure.toml")
     """The file of providers, queues and tools."""
     log_format: Literal["text", "json"] = "text"
@@ -82,6 +86,10 @@ class Settings(BaseSettings):
     """The key of a Temporal of your own."""
     temporal_tls: bool = Field(default=False, validation_alias="TEMPORAL_TLS")
     """Whether to speak TLS with a Temporal of your own."""
+    deployment_name: str | None = Field(default=None, validation_alias="TEMPORAL_DEPLOYMENT_NAME")
+    """With a build id: the Worker Deployment that workers belong to. Off by default; see operations."""
+    build_id: str | None = Field(default=None, validation_alias="TEMPORAL_WORKER_BUILD_ID")
+    """The version of this worker within its Worker Deployment."""
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
     """Another address of Anthropic's API, for the preset `anthropic`."""
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
-from temporalio.worker import Worker
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.model import ModelActivities
 from activities.records import RecordActivities
@@ -129,6 +130,7 @@ async def working(
     tools = ToolActivities(parts.database, parts.tools, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)
     sweep = SweepActivities(parts.database, client, RunClient(client, main), parts.routes)
+    workers: list[Worker] = []
     async with AsyncExitStack() as stack:
         for queue, at_once in queues.items():
             worker = Worker(
@@ -146,9 +148,25 @@ async def working(
                 max_cached_workflows=10_000,
                 sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
                 graceful_shutdown_timeout=timedelta(seconds=drain_seconds),
+                deployment_config=_deployment(parts.settings),
             )
-            await stack.enter_async_context(worker)
-        yield
+            workers.append(await stack.enter_async_context(worker))
+        try:
+            yield
+        finally:
+            # All at once: one after the other, the last would take up new work until the others have drained.
+            await asyncio.gather(*(worker.shutdown() for worker in workers))
+
+
+def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
+    """Worker Versioning, where both names are set. Runs move to a newer build by themselves: docs/adr/0005."""
+    if settings.deployment_name is None or settings.build_id is None:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.deployment_name, settings.build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
+    )
 
 
 def _slots(providers: Providers) -> Mapping[str, asyncio.Semaphore]:

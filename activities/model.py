@@ -1,10 +1,12 @@
 """One model call: reads the log, streams the provider, writes what came of it."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 from temporalio import activity
@@ -24,6 +26,8 @@ from providers.registry import Providers
 from storage.database import Database
 from storage.journal import Draft
 from tools.registry import Tools
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -88,12 +92,27 @@ class ModelActivities:
 
     @activity.defn(name="model.complete")
     async def complete(self, call: CompleteInput) -> CompleteResult:
-        """Make one model call and append its answer. Safe to run again: the answer is found by the call's key."""
+        """Make one model call and append its answer. Safe to run again: the answer is found by the call's key.
+
+        A worker that shuts down hands the call back, as a result: an error would use up one of the call's attempts.
+        """
         records = CallRecords(self._database, self._recall, self._tools, self._providers, call, activity.info().attempt)
+        slot = self._slots[call.provider]
         try:
-            # The slot comes first: a call that waits for its provider has not begun, and leaves nothing when it is cancelled.
-            async with heartbeating(), self._slots[call.provider]:
-                return await self._complete(call, records)
+            async with heartbeating():
+                # The slot comes first: a call that waits for its provider has not begun, and leaves nothing when it is
+                # cancelled.
+                if not await _acquire(slot):
+                    return await records.handed_back()
+                try:
+                    return await self._complete(call, records)
+                finally:
+                    slot.release()
+        except asyncio.CancelledError:
+            details = activity.cancellation_details()
+            if details is None or not details.worker_shutdown:
+                raise
+            return await _whole(records.handed_back())
         except (RunFinished, NotFound) as error:
             # Terminated, or deleted, while this call was under way: nothing may be written any more.
             raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
@@ -107,7 +126,7 @@ class ModelActivities:
         try:
             provider = self._providers.get(model.provider)
         except ProviderError as error:
-            raise await records.failed(error, 0) from None
+            raise await _whole(records.failed(error, 0)) from None
         writing = Writing()
         with self._live.stoppable(call.run_id) as stop:
             streaming = asyncio.create_task(self._stream(provider, request, call, writing))
@@ -117,23 +136,23 @@ class ModelActivities:
                 await asyncio.wait({streaming, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 interrupted = not streaming.done()
             except asyncio.CancelledError:
-                details = activity.cancellation_details()
-                if details is None or not details.cancel_requested:
-                    raise  # a worker that shuts down hands the call back; the next attempt begins anew
                 interrupted = not streaming.done()
+                details = activity.cancellation_details()
+                if interrupted and not stop.is_set() and (details is None or not details.cancel_requested):
+                    raise
             finally:
                 stopping.cancel()
                 if not streaming.done():
                     streaming.cancel()
-                    await asyncio.wait({streaming})
+                    await _whole(asyncio.wait({streaming}))
         if interrupted:
-            return await asyncio.shield(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
+            return await _whole(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
         try:
             completion = streaming.result()
         except ProviderError as error:
-            raise await records.failed(error, writing.elapsed_ms) from None
+            raise await _whole(records.failed(error, writing.elapsed_ms)) from None
         drafts = [_draft(index, block, writing) for index, block in enumerate(completion.content)]
-        return await asyncio.shield(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
+        return await _whole(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
 
     async def _stream(
         self, provider: Provider, request: CompletionRequest, call: CompleteInput, writing: Writing
@@ -146,6 +165,37 @@ class ModelActivities:
                 kind = "agent.thinking" if item.kind == "thinking" else "agent.message"
                 self._live.write(call.session_id, call.run_id, event_id, kind, item.text)
         raise AssertionError("a provider's stream ended without a Completion or a ProviderError")
+
+
+async def _acquire(slot: asyncio.Semaphore) -> bool:
+    """Wait for a slot; False when the worker shuts down, which begins nothing new."""
+    if activity.is_worker_shutdown():
+        return False
+    if not slot.locked():
+        return await slot.acquire()
+    waiting = asyncio.timeout(None)
+
+    async def give_up() -> None:
+        await activity.wait_for_worker_shutdown()
+        waiting.reschedule(0)
+
+    leaving = asyncio.create_task(give_up())
+    try:
+        async with waiting:
+            return await slot.acquire()
+    except TimeoutError:
+        return False
+    finally:
+        leaving.cancel()
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """Carry it out to its end, whatever cancels this activity meanwhile: half of it is worse than all or nothing."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 def _draft(index: int, block: AnswerBlock, writing: Writing) -> Draft | None:

@@ -1,18 +1,21 @@
 """What a model call reads and writes: three short transactions around the provider's stream."""
 
+import contextlib
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import JsonValue
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
-from domain.commands import CompleteInput, CompleteResult, ToolRef
+from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
 from domain.completions import Completion, CompletionRequest, ToolUse
-from domain.errors import ProviderError, RunFinished
+from domain.errors import NotFound, ProviderError, RunFinished
 from domain.events import (
     AgentQuestion,
     AgentToolUse,
@@ -39,11 +42,12 @@ from storage.runs import Runs
 from tools.registry import Tools
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
+_HANDED_BACK = RunError(code="handed_back", message="The worker shut down during the call: it is made again.", retryable=True)
 _WORKER_LOST = RunError(code="worker_lost", message="The worker was lost during the call.", retryable=True)
 
 
 class CallRecords:
-    """The database side of one attempt of one model call."""
+    """The database side of one attempt of one model call. `attempt` is Temporal's, the log's counts on over handing back."""
 
     def __init__(
         self,
@@ -59,7 +63,10 @@ class CallRecords:
         self._tools = tools
         self._providers = providers
         self._call = call
-        self._attempt = attempt
+        self._before = call.before or Tries()
+        self._try = attempt
+        self._attempt = self._before.begun + attempt
+        self._began = 0.0
         self._start_id = new_id("sevt")
         self._model = ""
 
@@ -74,6 +81,7 @@ class CallRecords:
     async def begin(self) -> tuple[ModelConfig, CompletionRequest]:
         """Write that the call starts and read what the model is to see."""
         call = self._call
+        self._began = time.monotonic()
         async with self._database.write() as transaction:
             run = await Runs(transaction.connection).get(call.run_id)
             if RunStatus(run.status).over:
@@ -165,6 +173,36 @@ class CallRecords:
             category=ApplicationErrorCategory.BENIGN,  # expected: it is in the log of events, no stack trace helps
             next_retry_delay=None if from_vendor is None else _delay(from_vendor),
         )
+
+    async def handed_back(self) -> CompleteResult:
+        """Close the call, where it had begun: the worker shuts down, and another one is to make it again."""
+        begun = self._began > 0
+        # Without a database nothing is lost: the next attempt closes this one. Nor is it where the run is over meanwhile.
+        with contextlib.suppress(SQLAlchemyError, OSError, RunFinished, NotFound):
+            begun = begun and await self._close()
+        tries = Tries(
+            begun=self._attempt if begun else self._attempt - 1,
+            failed=self._before.failed + self._try - 1,
+            handed_back=self._before.handed_back + 1,
+        )
+        return CompleteResult(stop="interrupted", handed_back=tries)
+
+    async def _close(self) -> bool:
+        """Whether the attempt's start had come to be written; its end is, then."""
+        call = self._call
+        async with self._database.read() as connection:
+            if not await written(connection, call.session_id, self._key("start")):
+                return False
+        end = ModelRequestEnd(
+            model_request_start_id=self._start_id,
+            is_error=True,
+            model_usage=Usage(),
+            duration_ms=round((time.monotonic() - self._began) * 1000),
+            attempt=self._attempt,
+            error=_HANDED_BACK,
+        )
+        await self._append([Draft(end)], f"end{self._attempt}")
+        return True
 
     async def _append(self, drafts: Sequence[Draft], name: str) -> list[Event]:
         call = self._call

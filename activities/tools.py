@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeat import heartbeating
 from domain.commands import ToolInput
@@ -33,6 +34,8 @@ class ToolActivities:
     @activity.defn(name="tools.run")
     async def run(self, call: ToolInput) -> None:
         """Run one tool use and append its result. Whatever the tool does, the run does not fail by it."""
+        if activity.is_worker_shutdown():
+            raise _handed_back()
         try:
             async with heartbeating():
                 await self._run(call)
@@ -63,9 +66,14 @@ class ToolActivities:
                 outcome = await self._tools.run(use.payload.name, use.payload.input, use.payload.malformed, context)
             except asyncio.CancelledError:
                 details = activity.cancellation_details()
-                if details is None or not details.cancel_requested:
+                if details is not None and details.worker_shutdown:
+                    if tool is None or tool.effect is not Effect.ONCE:
+                        raise _handed_back() from None
+                    outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
+                elif details is None or not details.cancel_requested:
                     raise
-                outcome = ToolOutcome("Cancelled before it was done.", is_error=True)
+                else:
+                    outcome = ToolOutcome("Cancelled before it was done.", is_error=True)
         result = AgentToolResult(
             tool_use_id=use.id,
             content=(TextContent(text=outcome.content),),
@@ -89,3 +97,13 @@ class ToolActivities:
         async with self._database.write() as transaction:
             journal = Journal(transaction.connection, transaction.appended)
             await journal.append(call.session_id, call.run_id, [Draft(result)], key=key, key_is_new=attempt == 1)
+
+
+def _handed_back() -> ApplicationError:
+    """The worker shuts down: another one runs the tool at once. Tools have no number of attempts to use up."""
+    return ApplicationError(
+        "The worker shuts down.",
+        type="handed_back",
+        category=ApplicationErrorCategory.BENIGN,
+        next_retry_delay=timedelta(milliseconds=1),
+    )

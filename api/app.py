@@ -1,6 +1,6 @@
 """The HTTP application: middleware, routes, and what they share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -30,8 +30,9 @@ ROUTERS = tuple(module.router for module in (health, agents, streams, sessions, 
 class RequestId:
     """Gives every answer a `Request-Id`. Plain ASGI: a wrapper that buffers would hold back streams."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, leaving: Callable[[], bool]) -> None:
         self._app = app
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,7 +43,10 @@ class RequestId:
 
         async def with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["Request-Id"] = request_id
+                if self._leaving():
+                    headers["Connection"] = "close"  # the next request goes to a process that stays
             await send(message)
 
         await self._app(scope, receive, with_id)
@@ -60,6 +64,7 @@ def create_app(
 ) -> FastAPI:
     release = version("perdure")
     app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
+    tails = Tails(database, live)
     app.state.database = database
     app.state.service = Service(
         database=database,
@@ -67,12 +72,18 @@ def create_app(
         client=client,
         runs=RunService(client, live, routes),
         catalog=Catalog(providers, tools),
-        tails=Tails(database, live),
+        tails=tails,
         temporal_ui=temporal_ui,
         version=release,
     )
-    app.add_middleware(RequestId)
+    app.add_middleware(RequestId, leaving=lambda: tails.leaving)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
     return app
+
+
+def leave(app: FastAPI) -> None:
+    """The process is about to end: `/readyz` says so, and every stream ends with a farewell. Requests are still answered."""
+    service: Service = app.state.service
+    service.tails.leave()

@@ -1,6 +1,7 @@
 """Server-sent events: cursors in, frames out."""
 
 import json
+import random
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -14,6 +15,8 @@ from domain.errors import MalformedCursor
 from domain.events import RUN_OVER_TYPES
 
 RETRY_MS = 2000
+FAREWELL_RETRY_MS = (500, 4000)
+"""Spread, so that the viewers of a process that ends do not all come to the next one in the same instant."""
 HEARTBEAT_SECONDS = 10
 SEND_TIMEOUT_SECONDS = 30
 _CURSOR = re.compile(r"(\d{1,15})((?:\.sevt_[0-9a-z]{26}\.\d{1,9})*)", re.ASCII)
@@ -110,6 +113,8 @@ async def _frames(
             if end is not None and frame.type in RUN_OVER_TYPES and frame.seq > end.after:
                 yield _done(frame.seq, end.run_id, frame.type.removeprefix("run."))
                 return
+    if tails.leaving:
+        yield f": server is going away\nretry: {random.randint(*FAREWELL_RETRY_MS)}\n\n".encode()
 
 
 def _done(seq: int, run_id: str, status: str) -> bytes:

@@ -77,7 +77,7 @@ class Viewer:
         return self.types is None or frame.type in self.types
 
     def push(self, frame: Frame | None) -> None:
-        """None: the tailer is dead."""
+        """None: the tailer ends."""
         if self.behind:
             return
         try:
@@ -249,6 +249,15 @@ class Tail:
         if not task.cancelled():
             log.error("the tailer of %s died", self._session_id, exc_info=task.exception())
         self._tell_waiting()
+        self._end()
+
+    def end(self) -> None:
+        """End all streams in good order."""
+        self.dead = True
+        self._tell_waiting()
+        self._end()
+
+    def _end(self) -> None:
         for viewer in self.viewers:
             viewer.push(None)
 
@@ -260,12 +269,22 @@ class Tails:
         self._database = database
         self._live = live
         self._tails: dict[str, Tail] = {}
+        self.leaving = False
+
+    def leave(self) -> None:
+        """The process is about to end: every stream ends now, and new ones end at once."""
+        self.leaving = True
+        for tail in self._tails.values():
+            tail.end()
 
     async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncGenerator[Frame, None]:
         """Frames after the viewer's cursor: the log first, then live; complete, in order, without repeats.
 
-        `last_seq` is the log's end as the caller has just read it. Close it; it ends by itself only when something is broken.
+        `last_seq` is the log's end as the caller has just read it. Close it; it ends by itself when the process
+        is about to end, or something is broken.
         """
+        if self.leaving:
+            return
         tail = self._tails.get(session_id)
         if tail is None or tail.dead:
             tail = self._tails[session_id] = Tail(self._database, self._live, session_id, last_seq)
@@ -311,6 +330,8 @@ class Tails:
                     types=viewer.types,
                 )
             for event in events:
+                if self.leaving:
+                    return
                 viewer.passes(frame := durable(event))
                 yield frame
             if len(events) < PAGE:

@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 
-from api.app import create_app
+from api.app import create_app, leave
 from commands.banner import banner
 from commands.bootstrap import bootstrap
 from commands.lost import release_lost_activities
@@ -93,8 +93,14 @@ async def _api(settings: Settings) -> None:
         client = await connect(settings, _temporal_address(settings), lazy=True)
         runs = RunClient(client, settings.task_queue)
         # Several may serve one port: the kernel shares the connections out.
-        sockets = [_shared_socket(settings)]
-        await _serve(everything, runs, None, lambda: banner(settings, data, None, first), sockets)
+        await _serve(
+            everything,
+            runs,
+            None,
+            lambda: banner(settings, data, None, first),
+            sockets=[_shared_socket(settings)],
+            leave_seconds=settings.leave_seconds,
+        )
 
 
 async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
@@ -104,7 +110,7 @@ async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
         client = await connect(settings, _temporal_address(settings))
         await attributes.ensure(client)
         stop = _on_signal()
-        async with working(everything, client, only):
+        async with working(everything, client, only, drain_seconds=settings.drain_seconds):
             if only is None or settings.task_queue in only:
                 await RunClient(client, settings.task_queue).ensure_sweeper()
             log.info("worker is ready")
@@ -156,7 +162,9 @@ async def _serve(
     runs: RunClient,
     temporal_ui: str | None,
     ready: Callable[[], None],
+    *,
     sockets: list[socket.socket] | None = None,
+    leave_seconds: float = 0,
 ) -> None:
     app = create_app(
         database=everything.database,
@@ -187,7 +195,9 @@ async def _serve(
         ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    server.handle_exit(signal.SIGTERM, None)  # also what tells the open streams to end
+    leave(app)
+    await asyncio.wait({serving}, timeout=leave_seconds)
+    server.should_exit = True
     await serving
 
 

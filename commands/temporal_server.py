@@ -43,10 +43,10 @@ def binary() -> str:
     return found
 
 
-def server_command(
+def command_line(
     data: Path, port: int, ui_port: int | None, *, dynamic: tuple[str, ...] = (), ip: str = "127.0.0.1"
 ) -> list[str]:
-    """What to run for a server on `data/temporal.db`; without a UI where `ui_port` is None. Raises Unavailable."""
+    """The program and its arguments. Raises Unavailable."""
     argv = [binary(), "server", "start-dev", "--db-filename", str(data / "temporal.db"), "--ip", ip, "--port", str(port)]
     argv += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]
     argv += ["--log-level", "warn", "--log-format", "json"]
@@ -68,7 +68,7 @@ async def temporal_server(
     The caller holds the lock on `data` and has called `end_orphan`.
     """
     log = data / "temporal.log"
-    argv = server_command(data, port, ui_port, dynamic=dynamic, ip=ip)
+    argv = command_line(data, port, ui_port, dynamic=dynamic, ip=ip)
     # Its output goes to a file: a pipe that nobody reads would block it for good at 64 KB.
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(

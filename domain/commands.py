@@ -8,6 +8,16 @@ from domain.agents import Limits
 from domain.runs import StopType, WaitingFor
 
 
+class Tries(BaseModel, frozen=True):
+    """How often a model call was tried by workers that shut down and handed it back."""
+
+    begun: int = 0
+    """Attempts that are in the log; the next one is the one after."""
+    failed: int = 0
+    """Attempts that the call's retries have used up. Being handed back is none."""
+    handed_back: int = 0
+
+
 class Progress(BaseModel, frozen=True):
     """How far a run has come; carried over a continue-as-new."""
 
@@ -16,6 +26,8 @@ class Progress(BaseModel, frozen=True):
     steps: int = 0
     output_tokens: int = 0
     cost_nano_usd: int = 0
+    tries: Tries | None = None
+    """Of the newest call, where it was handed back and is to be made again."""
 
 
 class RunStart(BaseModel, frozen=True):
@@ -52,6 +64,7 @@ class CompleteInput(BaseModel, frozen=True):
     provider: str = ""
     resumed: bool = False
     max_output_tokens: int | None = None
+    before: Tries | None = None
 
 
 class ToolRef(BaseModel, frozen=True):
@@ -66,6 +79,8 @@ class CompleteResult(BaseModel, frozen=True):
     tools: tuple[ToolRef, ...] = ()
     output_tokens: int = 0
     cost_nano_usd: int = 0
+    handed_back: Tries | None = None
+    """The worker shut down before the answer was whole: the same call is to be made again. `stop` then means nothing."""
 
 
 class ToolInput(BaseModel, frozen=True):

@@ -27,6 +27,7 @@ from domain.commands import (
     RunState,
     ToolInput,
     ToolRef,
+    Tries,
 )
 from domain.runs import StopType
 from domain.usage import NANO
@@ -126,7 +127,10 @@ class AgentRun:
                 step = await self._call_model()
             except ActivityError as error:
                 return self._failure(error)
-            if step.stop == "interrupted":
+            if step.handed_back is not None:
+                if step.handed_back.handed_back >= options.MODEL_HANDED_BACK:
+                    return self._lost(step.handed_back)
+            elif step.stop == "interrupted":
                 await self._why_interrupted()
             elif step.stop == "tool_use":
                 await self._call_tools(step.tools)
@@ -187,7 +191,9 @@ class AgentRun:
         if limits.max_output_tokens is not None:
             left = limits.max_output_tokens - self._progress.output_tokens + self._allowance.output_tokens
         step = self._progress.steps + 1
-        self._progress = self._progress.model_copy(update={"calls": self._progress.calls + 1})
+        before, resumed = self._progress.tries, self._resumed
+        calls = self._progress.calls + (before is None)  # else it is the same call again
+        self._progress = self._progress.model_copy(update={"calls": calls, "tries": None})
         self._tell(f"step {step}: calling {self._start.model}")
         call = workflow.start_activity_method(
             ModelActivities.complete,
@@ -196,10 +202,13 @@ class AgentRun:
                 session_id=self._start.session_id,
                 call=self._call_key(),
                 provider=self._start.model.partition(":")[0],
-                resumed=self._resumed,
+                resumed=resumed,
                 max_output_tokens=left,
+                before=before,
             ),
-            **options.model_call(self._start.model_queue, self._start.model_timeout_seconds, step),
+            **options.model_call(
+                self._start.model_queue, self._start.model_timeout_seconds, step, 0 if before is None else before.failed
+            ),
         )
         self._resumed = False
         self._in_flight, self._calling_model = [call], True
@@ -211,6 +220,10 @@ class AgentRun:
             raise
         finally:
             self._in_flight, self._calling_model = [], False
+        if result.handed_back is not None:
+            self._resumed = resumed  # it may not have come to writing that
+            self._progress = self._progress.model_copy(update={"tries": result.handed_back})
+            return result
         self._progress = self._progress.model_copy(
             update={
                 "steps": step,
@@ -320,6 +333,10 @@ class AgentRun:
             code, message, retryable = cause.type or code, cause.message, not cause.non_retryable
             stop = "error" if cause.non_retryable else "retries_exhausted"
         return self._outcome("failed", stop, code=code, message=message, retryable=retryable)
+
+    def _lost(self, tries: Tries) -> FinishInput:
+        message = f"The model call was handed back {tries.handed_back} times by workers that shut down."
+        return self._outcome("failed", "retries_exhausted", code="worker_lost", message=message, retryable=True)
 
     def _outcome(
         self, status: Any, stop: Any, *, code: str | None = None, message: str | None = None, retryable: bool = False

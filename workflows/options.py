@@ -9,6 +9,8 @@ from temporalio.workflow import ActivityCancellationType
 MODEL_ATTEMPTS = 12
 HEARTBEAT = timedelta(seconds=12)
 """A lost worker is noticed after this long. Shorter costs the server: 200 calls at 1 s took a whole core."""
+MODEL_HANDED_BACK = 100
+"""How often a call may be handed back: workers that are restarted faster than it can answer must not make it for ever."""
 
 
 class ActivityOptions(TypedDict, total=False):
@@ -20,14 +22,19 @@ class ActivityOptions(TypedDict, total=False):
     summary: str
 
 
-def model_call(queue: str | None, timeout_seconds: int, step: int) -> ActivityOptions:
-    """Retried for about seven minutes; a rejection is never retried (the error says so itself)."""
+def model_call(queue: str | None, timeout_seconds: int, step: int, failed: int = 0) -> ActivityOptions:
+    """Retried for about seven minutes; a rejection is never retried (the error says so itself).
+
+    `failed`: attempts that the call used up before it was handed back.
+    """
     return {
         "task_queue": queue,
         "start_to_close_timeout": timedelta(seconds=timeout_seconds + 30),
         "heartbeat_timeout": HEARTBEAT,
         "retry_policy": RetryPolicy(
-            initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60), maximum_attempts=MODEL_ATTEMPTS
+            initial_interval=timedelta(seconds=1),
+            maximum_interval=timedelta(seconds=60),
+            maximum_attempts=MODEL_ATTEMPTS - failed,
         ),
         # The call answers a cancellation with what it had written so far: wait for that.
         "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,

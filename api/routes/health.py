@@ -18,6 +18,8 @@ class Ready(BaseModel):
     ready: bool
     database: Literal["ok", "unreachable"]
     temporal: Literal["ok", "unreachable"]
+    leaving: bool = False
+    """Told to stop: what is in flight is still answered. Left out while it is not."""
 
 
 class Info(BaseModel):
@@ -33,17 +35,24 @@ async def live() -> dict[str, Literal["ok"]]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"model": Ready, "description": "A part is missing"}})
+@router.get(
+    "/readyz",
+    response_model_exclude_defaults=True,
+    responses={503: {"model": Ready, "description": "A part is missing, or the process is about to end"}},
+)
 async def ready(service: TheService, response: Response) -> Ready:
     """Whether all parts answer, and which do not."""
     database = await _database_answers(service)
     temporal = await service.client.reachable()
-    if not (database and temporal):
+    leaving = service.tails.leaving
+    ready = database and temporal and not leaving
+    if not ready:
         response.status_code = 503
     return Ready(
-        ready=database and temporal,
+        ready=ready,
         database="ok" if database else "unreachable",
         temporal="ok" if temporal else "unreachable",
+        leaving=leaving,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx2
 
-from commands.temporal_server import server_command
+from commands.temporal_server import command_line
 from tests.postgres import PostgresServer
 from tests.redis import server_command as redis_command
 from tests.service import free_port
@@ -108,7 +108,7 @@ class Cluster:
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         self._stack.callback(self._end)
         self.environment = self._environment()
-        temporal = server_command(self.folder / "data", self.temporal_port, None)
+        temporal = command_line(self.folder / "data", self.temporal_port, None)
         self._add("temporal", temporal)
         if self.redis_port is not None:
             self._add("redis", redis_command(self.redis_port))

@@ -1,4 +1,4 @@
-"""`perdure up` as a real process that tests may kill, and a viewer that outlives it."""
+"""Perdure as real processes that tests may kill, all in one or each by itself, and a viewer that outlives them."""
 
 import os
 import signal
@@ -6,84 +6,46 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
+from typing import Self, TypeVar
 
 import httpx2
 import psutil
 
+from commands.temporal_server import command_line
 from tests.service import Frame, free_port, parse
 
 ROOT = Path(__file__).parents[2]
 KEY = "pk_" + "k" * 40
 AUTH = {"Authorization": f"Bearer {KEY}"}
-COMMAND = (sys.executable, "-c", "from commands.serve import up; up()")
+
+P = TypeVar("P", bound="Process")
 
 
-class Machine:
-    """A data folder and ports of its own, on which `perdure up` is started again and again."""
+class Process:
+    """One process of ours that may be killed. Its output goes to a file."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.data = folder / "data"
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PERDURE_", "TEMPORAL_", "ANTHROPIC_", "OPENAI_"))
-        } | {
-            "PYTHONPATH": str(ROOT),
-            "PERDURE_DATA_DIR": str(self.data),
-            "PERDURE_PORT": str(self.port),
-            "PERDURE_TEMPORAL_PORT": str(free_port()),
-            "PERDURE_TEMPORAL_UI_PORT": str(free_port()),
-            "PERDURE_CONFIG": str(folder / "perdure.toml"),
-            "PERDURE_BOOTSTRAP_KEY": KEY,
-            **environment,
-        }
-        self._started: list[Up] = []
-
-    def __enter__(self) -> "Machine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for up in self._started:
-            if up.process.poll() is None:
-                up.kill()
-
-    def up(self, **environment: str) -> "Up":
-        """Start it; `Up.ready` waits for it."""
-        output = self.folder / f"up{len(self._started)}.out"
-        up = Up(self, output, self.environment | environment)
-        self._started.append(up)
-        return up
-
-
-class Up:
-    """One process of `perdure up`. Its output goes to a file."""
-
-    def __init__(self, machine: Machine, output: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path) -> None:
         self._output = output
-        self._url = machine.url
         self.started_at = time.monotonic()
         with output.open("wb") as file:
             self.process = subprocess.Popen(
-                COMMAND, cwd=machine.folder, env=dict(environment), stdout=file, stderr=file, start_new_session=True
+                command, cwd=output.parent, env=dict(environment), stdout=file, stderr=file, start_new_session=True
             )
 
     @property
     def output(self) -> str:
         return self._output.read_text()
 
-    def ready(self, seconds: float = 30) -> float:
-        """Wait until it says that it is up; returns after how many seconds."""
-        while "Perdure is up." not in self.output:
+    def says(self, text: str, seconds: float = 30) -> float:
+        """Wait until its output holds the text; returns how many seconds after its start."""
+        while text not in self.output:
             assert self.process.poll() is None, self.output
             assert time.monotonic() - self.started_at < seconds, self.output
             time.sleep(0.02)
-        assert httpx2.get(f"{self._url}/readyz").status_code == 200
         return time.monotonic() - self.started_at
 
     def children(self) -> list[psutil.Process]:
@@ -94,12 +56,130 @@ class Up:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, number: signal.Signals, seconds: float = 30) -> tuple[int, float]:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 30) -> tuple[int, float]:
         """Its exit code, and after how many seconds it came."""
         began = time.monotonic()
         self.process.send_signal(number)
         code = self.process.wait(seconds)
         return code, time.monotonic() - began
+
+
+class Up(Process):
+    """`perdure up` or `perdure api`: what answers at `url`."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path, url: str) -> None:
+        super().__init__(command, environment, output)
+        self.url = url
+
+    def ready(self, seconds: float = 30) -> float:
+        """Wait until it says that it is up; returns after how many seconds."""
+        self.says("Perdure is up.", seconds)
+        assert httpx2.get(f"{self.url}/readyz").status_code == 200
+        return time.monotonic() - self.started_at
+
+
+class _Folder:
+    """A data folder of its own, and the processes that were started on it."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PERDURE_", "TEMPORAL_", "ANTHROPIC_", "OPENAI_"))
+        }
+        self.environment = {
+            **clean,
+            "PYTHONPATH": str(ROOT),
+            "PERDURE_DATA_DIR": str(self.data),
+            "PERDURE_CONFIG": str(folder / "perdure.toml"),
+            "PERDURE_BOOTSTRAP_KEY": KEY,
+            **environment,
+        }
+        self.started: list[Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self.started):
+            if process.process.poll() is None:
+                process.kill()
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        return (sys.executable, "-c", "from cli import main; main()", *arguments)
+
+    def output(self, name: str) -> Path:
+        return self.folder / f"{name}{len(self.started)}.out"
+
+
+class Machine(_Folder):
+    """Ports of its own, on which `perdure up` is started again and again."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        ports = {
+            "PERDURE_PORT": str(self.port),
+            "PERDURE_TEMPORAL_PORT": str(free_port()),
+            "PERDURE_TEMPORAL_UI_PORT": str(free_port()),
+        }
+        super().__init__(folder, ports | environment)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return (self.url,)
+
+    def up(self, **environment: str) -> Up:
+        """Start it; `Up.ready` waits for it."""
+        up = Up(self.command("up"), self.environment | environment, self.output("up"), self.url)
+        self.started.append(up)
+        return up
+
+
+class Fleet(_Folder):
+    """The shape of separate processes: one Temporal, and as many APIs and workers on one database as are started."""
+
+    def __init__(self, folder: Path, database_url: str | None = None, **environment: str) -> None:
+        self._temporal_port = free_port()
+        self.temporal_address = f"127.0.0.1:{self._temporal_port}"
+        more = {} if database_url is None else {"PERDURE_DATABASE_URL": database_url}
+        super().__init__(folder, more | {"TEMPORAL_ADDRESS": self.temporal_address} | environment)
+        self.data.mkdir(parents=True)
+        self.ports: list[int] = []
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of all APIs, whether they run or not: what a load balancer would know."""
+        return tuple(f"http://127.0.0.1:{port}" for port in self.ports)
+
+    def temporal(self) -> Process:
+        return self._start(
+            Process(command_line(self.data, self._temporal_port, None), self.environment, self.output("temporal"))
+        )
+
+    def migrate(self) -> None:
+        """Bring the database to the newest schema, as a deployment does before anything else starts."""
+        migrate = self._start(Process(self.command("migrate"), self.environment, self.output("migrate")))
+        assert migrate.process.wait(60) == 0, migrate.output
+
+    def api(self, port: int | None = None, **environment: str) -> Up:
+        """Start an API at a port of its own, or in another one's place; `Up.ready` waits for it."""
+        if port is None:
+            port = free_port()
+            self.ports.append(port)
+        more = {"PERDURE_PORT": str(port)} | environment
+        up = Up(self.command("api"), self.environment | more, self.output("api"), f"http://127.0.0.1:{port}")
+        return self._start(up)
+
+    def worker(self, *arguments: str, **environment: str) -> Process:
+        """Start a worker; it `says("worker is ready")`."""
+        return self._start(Process(self.command("worker", *arguments), self.environment | environment, self.output("worker")))
+
+    def _start(self, process: P) -> P:
+        self.started.append(process)
+        return process
 
 
 @dataclass
@@ -144,10 +224,11 @@ class Story:
 
 
 class Watching:
-    """Follows a run's stream in a thread, and whenever it breaks off, again from its Last-Event-ID."""
+    """Follows a run's stream in a thread, and whenever it breaks off, again from its Last-Event-ID: at the next API, if there
+    are several."""
 
-    def __init__(self, machine: Machine, run_id: str) -> None:
-        self._url = f"{machine.url}/v1/runs/{run_id}/events/stream"
+    def __init__(self, where: Machine | Fleet, run_id: str) -> None:
+        self._urls = cycle(f"{url}/v1/runs/{run_id}/events/stream" for url in where.urls)
         self.story = Story()
         self.connections = 0
         self._stop = threading.Event()
@@ -179,7 +260,7 @@ class Watching:
             if self.story.frames:
                 headers["Last-Event-ID"] = self.story.frames[-1].id
             try:
-                with httpx2.stream("GET", self._url, headers=headers, timeout=15) as response:
+                with httpx2.stream("GET", next(self._urls), headers=headers, timeout=15) as response:
                     if response.status_code != 200:
                         self.story.faults.append(f"HTTP {response.status_code}")
                         return

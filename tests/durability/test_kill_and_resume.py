@@ -114,6 +114,8 @@ def test_a_signal_stops_everything_and_the_run_goes_on_at_the_next_start(machine
         children = up.children()
         code, seconds = up.stop(number)
         assert code == 0, up.output
+        assert "Traceback" not in up.output
+        assert "ASGI" not in up.output, "streams were torn off instead of ended"
         assert seconds < STOP_SECONDS
         assert not psutil.wait_procs(children, timeout=1)[1]
         machine.up().ready()

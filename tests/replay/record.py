@@ -1,12 +1,17 @@
 """Records the histories that test_replay.py replays: `python -m tests.replay.record`. Old ones stay as they are."""
 
+import asyncio
+import json
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 from temporalio.client import Client
 
+from tests.durability.process import AUTH, Fleet
 from tests.service import RunView, ServiceThread, Workspace, is_delta
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -64,8 +69,28 @@ KINDS: dict[str, Callable[[Workspace], RunView]] = {
 }
 
 
-async def _history(service: ServiceThread, run_id: str) -> str:
-    client = await Client.connect(service.temporal_address)
+def _handed_back(folder: Path) -> str:
+    """Two workers one after the other, of which the first is told to stop in the middle of a model call."""
+    with Fleet(folder) as fleet:
+        fleet.temporal()
+        fleet.migrate()
+        api = fleet.api()
+        api.ready()
+        leaving = fleet.worker(PERDURE_DRAIN_SECONDS="0.2")
+        with httpx2.Client(base_url=api.url, headers=AUTH, timeout=60) as http:
+            agent = http.post("/v1/agents", json={"name": "a", "model": "demo:script"}).json()["id"]
+            script = json.dumps({"script": [{"text": "one two three", "stall_attempts": 1}]})
+            run_id = http.post("/v1/runs", json={"agent": agent, "input": script}).json()["id"]
+            while "span.model_request_start" not in http.get(f"/v1/runs/{run_id}/events").text:
+                time.sleep(0.1)
+            leaving.stop()
+            fleet.worker().says("worker is ready")
+            assert http.get(f"/v1/runs/{run_id}/wait?timeout_seconds=30").json()["status"] == "completed"
+        return asyncio.run(_history(fleet.temporal_address, run_id))
+
+
+async def _history(address: str, run_id: str) -> str:
+    client = await Client.connect(address)
     text = (await client.get_workflow_handle(run_id).fetch_history()).to_json()
     # What names this machine or its folders has no place in the repository.
     text = re.sub(r"\d+@[A-Za-z0-9_.-]+", "1@worker", text)
@@ -81,7 +106,11 @@ def main() -> None:
                 continue
             run = make(workspace)
             run.wait()
-            path.write_text(service.call(_history(service, run.id)))
+            path.write_text(service.call(_history(service.temporal_address, run.id)))
+    handed_back = HISTORIES / "handed_back.json"
+    if not handed_back.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            handed_back.write_text(_handed_back(Path(folder)))
 
 
 if __name__ == "__main__":

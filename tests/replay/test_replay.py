@@ -4,32 +4,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client, WorkflowHistory
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Replayer
+from temporalio import workflow
+from temporalio.client import Client
 
+from tests.replay.fingerprint import HISTORIES, edited, replay
 from tests.service import ServiceThread
-from workflows.agent_run import AgentRun
-from workflows.runner import workflow_runner
 
-HISTORIES = Path(__file__).parent / "histories"
 STEP = {"tools": [{"name": "read", "input": {"file_path": "none"}}]}
 
 pytestmark = pytest.mark.single_database
 
 
-def replayer() -> Replayer:
-    return Replayer(workflows=[AgentRun], data_converter=pydantic_data_converter, workflow_runner=workflow_runner())
-
-
 @pytest.mark.parametrize("path", sorted(HISTORIES.glob("*.json")), ids=lambda path: path.stem)
 async def test_a_recorded_history_replays(path: Path) -> None:
     """A failure here means that runs in flight would break at the next deployment: use `workflow.patched`."""
-    await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
+    try:
+        await replay(path)
+    except workflow.NondeterminismError as error:
+        error.add_note(f"edited since the fingerprints were recorded: {', '.join(edited()) or 'nothing'}")
+        raise
 
 
 def test_there_is_a_history_of_every_kind_of_run() -> None:
-    assert {path.stem for path in HISTORIES.glob("*.json")} >= {"steps", "paused", "cancelled", "asked", "failed", "limited"}
+    assert {path.stem for path in HISTORIES.glob("*.json")} >= {
+        "steps",
+        "paused",
+        "cancelled",
+        "asked",
+        "failed",
+        "limited",
+        "handed_back",
+    }
 
 
 @pytest.fixture(scope="module")
