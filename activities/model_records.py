@@ -7,12 +7,11 @@ from datetime import timedelta
 
 from pydantic import JsonValue
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.lost_calls import end_lost_call
 from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
-from domain.clock import now
 from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
 from domain.completions import Completion, CompletionRequest, ToolUse
 from domain.errors import NotFound, ProviderError, RunFinished
@@ -43,7 +42,6 @@ from tools.registry import Tools
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
 _HANDED_BACK = RunError(code="handed_back", message="The worker shut down during the call: it is made again.", retryable=True)
-_WORKER_LOST = RunError(code="worker_lost", message="The worker was lost during the call.", retryable=True)
 
 
 class CallRecords:
@@ -88,8 +86,8 @@ class CallRecords:
                 raise RunFinished(f"Run {call.run_id} is over.")
             journal = self._journal(transaction)
             drafts: list[Draft] = []
-            if self._attempt > 1:
-                drafts += await self._void_lost_attempt(transaction.connection)
+            if self._attempt > 1 or call.lost:
+                drafts += await end_lost_call(transaction.connection, call.session_id, call.run_id)
             if run.status == RunStatus.QUEUED:
                 drafts += [Draft(RunStarted()), Draft(SessionRunning())]
             elif call.resumed and run.status == RunStatus.PAUSED:
@@ -211,22 +209,6 @@ class CallRecords:
             return await self._journal(transaction).append(
                 call.session_id, call.run_id, drafts, key=key, key_is_new=self._attempt == 1
             )
-
-    async def _void_lost_attempt(self, connection: AsyncConnection) -> list[Draft]:
-        """Close the call that a dead worker left open, so that viewers drop the text it had begun."""
-        call, before = self._call, self._attempt - 1
-        started = await written(connection, call.session_id, f"{call.call}/start{before}")
-        if not started or await written(connection, call.session_id, f"{call.call}/end{before}"):
-            return []
-        end = ModelRequestEnd(
-            model_request_start_id=started[-1].id,
-            is_error=True,
-            model_usage=Usage(),
-            duration_ms=round((now() - started[-1].created_at).total_seconds() * 1000),
-            attempt=before,
-            error=_WORKER_LOST,
-        )
-        return [Draft(end)]
 
     def _request(self, config: AgentConfig, events: Sequence[Event]) -> CompletionRequest:
         allowed = [name for name in self._tools.names if config.allows(name, self._tools.is_builtin(name))]

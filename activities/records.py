@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.lost_calls import end_lost_call
 from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput
 from domain.errors import NotFound, RunFinished
 from domain.events import (
@@ -44,6 +45,8 @@ class RecordActivities:
             Draft(RunPaused(stop_reason=StopReason(type=pause.limit) if pause.limit else None)),
         ]
         async with self._database.write() as transaction:
+            if pause.lost:
+                drafts = [*await end_lost_call(transaction.connection, pause.session_id, pause.run_id), *drafts]
             try:
                 await _journal(transaction).append(pause.session_id, pause.run_id, drafts, key=pause.key)
             except RunFinished as error:
@@ -99,6 +102,8 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
         if may_go_on and await pending_input(transaction.connection, outcome.session_id, outcome.run_id):
             return FinishResult(finished=False)
         drafts = [Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type))), Draft(_last_event(outcome, run))]
+        if outcome.lost:
+            drafts = [*await end_lost_call(transaction.connection, outcome.session_id, outcome.run_id), *drafts]
         key = f"{outcome.run_id}.{outcome.attempt}/finish"
         (end, *_) = await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
         if run.started_at is not None:

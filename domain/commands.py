@@ -65,6 +65,8 @@ class CompleteInput(BaseModel, frozen=True):
     resumed: bool = False
     max_output_tokens: int | None = None
     before: Tries | None = None
+    lost: bool = False
+    """The call before was told to stop and its worker died: its start has no end yet."""
 
 
 class ToolRef(BaseModel, frozen=True):
@@ -95,6 +97,7 @@ class PauseInput(BaseModel, frozen=True):
     session_id: str
     key: str
     limit: StopType | None = None
+    lost: bool = False
 
 
 class AnswerInput(BaseModel, frozen=True):
@@ -118,6 +121,7 @@ class FinishInput(BaseModel, frozen=True):
     error_message: str | None = None
     retryable: bool = False
     reason: str | None = None
+    lost: bool = False
 
 
 class FinishResult(BaseModel, frozen=True):

@@ -9,6 +9,7 @@ from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 from temporalio.exceptions import CancelledError as ActivityCancelled
+from temporalio.exceptions import TimeoutError as ActivityTimedOut
 
 from activities.model import ModelActivities
 from activities.records import RecordActivities
@@ -55,6 +56,10 @@ class AgentRun:
         self._doing = "starting"
         self._in_flight: list[workflow.ActivityHandle[Any]] = []
         self._calling_model = False
+        self._stopping = False
+        """The call in flight was told to stop."""
+        self._left_open = False
+        """It was stopped, and nobody answered: its worker died."""
 
     @workflow.run
     async def run(self, start: RunStart) -> RunResult:
@@ -178,9 +183,12 @@ class AgentRun:
         key = f"{self._call_key()}/pause{self._pauses}"
         await workflow.execute_activity_method(
             RecordActivities.pause,
-            PauseInput(run_id=self._start.run_id, session_id=self._start.session_id, key=key, limit=limit),
+            PauseInput(
+                run_id=self._start.run_id, session_id=self._start.session_id, key=key, limit=limit, lost=self._left_open
+            ),
             **options.record("pause"),
         )
+        self._left_open = False
         await workflow.wait_condition(lambda: self._pause is None or self._cancelled or self._expired)
         self._resumed = True
         self._show("running", "resuming")
@@ -205,17 +213,22 @@ class AgentRun:
                 resumed=resumed,
                 max_output_tokens=left,
                 before=before,
+                lost=self._left_open,
             ),
             **options.model_call(
                 self._start.model_queue, self._start.model_timeout_seconds, step, 0 if before is None else before.failed
             ),
         )
-        self._resumed = False
-        self._in_flight, self._calling_model = [call], True
+        self._resumed = self._left_open = False
+        self._in_flight, self._calling_model, self._stopping = [call], True, False
         try:
             result = await call
         except ActivityError as error:
             if isinstance(error.cause, ActivityCancelled):
+                return INTERRUPTED
+            if self._stopping and isinstance(error.cause, ActivityTimedOut) and workflow.patched("2026-11-21-stopped-and-lost"):
+                # Its worker died with the call, and Temporal does not try again what it was told to cancel.
+                self._left_open = True
                 return INTERRUPTED
             raise
         finally:
@@ -322,6 +335,7 @@ class AgentRun:
         return asyncio.create_task(expire())
 
     def _stop_in_flight(self) -> None:
+        self._stopping = True
         for handle in self._in_flight:
             handle.cancel()
 
@@ -351,6 +365,7 @@ class AgentRun:
             error_message=message,
             retryable=retryable,
             reason=self._cancel_reason,
+            lost=self._left_open,
         )
 
     def _call_key(self) -> str:
