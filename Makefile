@@ -34,8 +34,10 @@ lint: .venv/installed-dev  ## Style, formatting, types, import contracts
 bench: .venv/installed-dev  ## Measure, and print the figures
 	$(BIN)/python -m benchmarks
 
-chaos: .venv/installed-dev  ## Kill the real service at every kind of moment, and check that the story is whole
-	$(BIN)/python -m pytest tests/durability tests/test_temporal_away.py tests/test_database_trouble.py -v
+chaos: .venv/installed-dev  ## Kill processes at random for five minutes, and check that nothing is lost (ARGS="--seconds 60")
+	@deploy/packages.sh postgresql || true
+	@deploy/packages.sh redis-server || true
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lock: .venv/installed-dev  ## Resolve the dependencies anew into the lock files (UPGRADE=1: to the latest)
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv

@@ -107,7 +107,7 @@ async def _later(driver: Driver, one: Ordeal, seconds: float, chance: random.Ran
 
 
 async def _kill(plan: Plan, cluster: Cluster, ledger: Path, kills: Counter[str]) -> None:
-    """One of each first, then at random; every victim is started again within a second."""
+    """One of each first, then at random; every victim is started again within a second, Temporal within eight."""
     chance = random.Random(plan.seed)
     end = time.monotonic() + plan.seconds
     await asyncio.sleep(2)
@@ -117,7 +117,7 @@ async def _kill(plan: Plan, cluster: Cluster, ledger: Path, kills: Counter[str])
         victim = cluster.processes[name]
         await asyncio.to_thread(victim.kill)
         kills[name.rstrip("0123456789")] += 1
-        await asyncio.sleep(chance.uniform(0.1, 1))
+        await asyncio.sleep(chance.uniform(0.1, 8 if name == "temporal" else 1))
         victim.start()
         await asyncio.sleep(chance.uniform(1, 3))
     for process in cluster.processes.values():
