@@ -80,7 +80,6 @@ async def _up(settings: Settings) -> None:
             first = await bootstrap(everything, data)
             runs = RunClient(client, settings.task_queue)
             await stack.enter_async_context(working(everything, client, drain_seconds=EMBEDDED_DRAIN_SECONDS))
-            await runs.ensure_sweeper()
             ui = f"{temporal_ui}/namespaces/{settings.temporal_namespace}" if temporal_ui else None
             await _serve(everything, runs, ui, EMBEDDED_POLL_SECONDS, lambda: banner(settings, data, temporal_ui, first))
 
@@ -102,8 +101,6 @@ async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
         client = await _outside(settings)
         stop = _on_signal()
         async with working(everything, client, only):
-            if only is None or settings.task_queue in only:
-                await RunClient(client, settings.task_queue).ensure_sweeper()
             log.info("worker is ready")
             await stop.wait()
 
