@@ -17,8 +17,10 @@ from activities.records import finish
 from domain.clock import now
 from domain.commands import FinishInput, RunStart, RunState, SweepInput, SweepResult
 from domain.errors import NotFound
-from domain.runs import FINISHED, RunStatus, StopType
+from domain.events import ErrorDetail, RetryStatus, SessionError
+from domain.runs import FINISHED, RunError, RunStatus, StopType
 from storage.database import Database
+from storage.journal import Draft, Journal
 from storage.questions import open_questions
 from storage.runs import Active, Runs
 from storage.starts import Route, run_start
@@ -51,6 +53,7 @@ class Ending:
     message: str | None = None
 
 
+STUCK = "The workflow cannot go on; its history in Temporal says why. It does once that is repaired; terminate ends it."
 CANCELLED = Ending("cancelled", "interrupted")
 TERMINATED = Ending("terminated", "interrupted")
 FORGOTTEN = Ending("failed", "error", "workflow_lost", "Temporal no longer knows this run.")
@@ -93,7 +96,7 @@ class SweepActivities:
         All of its parts are tried, and what one run raises holds up no other.
         """
         async with heartbeating():
-            parts = [self._start_unstarted(), self._deliver_asked(), self._head_sessions()]
+            parts = [self._start_unstarted(), self._deliver_asked(), self._head_sessions(), self._report_stuck()]
             # What Temporal says has ended is found at once, but only while somebody looks, and only what it remembers. A
             # process that begins, or nobody having looked for a while, is when more may have happened: a power cut, a backup.
             thorough = sweep.since is None or not self._compared
@@ -104,7 +107,7 @@ class SweepActivities:
                 raise failure
         self._compared = self._compared or thorough
         counts = [count for count in done if isinstance(count, int)]
-        return SweepResult(delivered=sum(counts[:3]), settled=counts[3])
+        return SweepResult(delivered=sum(counts[:3]), settled=counts[-1])
 
     @activity.defn(name="sweep.settle")
     async def settle(self, run_id: str) -> None:
@@ -170,6 +173,31 @@ class SweepActivities:
                 return settled
             after = page[-1].run_id
             await asyncio.sleep(LIST_PAUSE_SECONDS)
+
+    async def _report_stuck(self) -> int:
+        """Say on the run that its workflow cannot go on: to Temporal it runs, and is tried again for as long as it takes."""
+        problems = "'category=WorkflowTaskFailed', 'category=WorkflowTaskTimedOut'"
+        query = f"WorkflowType = 'agent_run' AND ExecutionStatus = 'Running' AND TemporalReportedProblems IN ({problems})"
+        try:
+            found = [execution.id async for execution in self._client.list_workflows(query, page_size=PAGE, limit=PAGE)]
+        except RPCError as error:
+            if error.status != RPCStatusCode.INVALID_ARGUMENT:  # a server from before there was such a thing
+                raise
+            return 0
+        async with self._database.read() as connection:
+            rows = await Runs(connection).not_over(found)
+        return len(await self._each(self._report, [row for row in rows if row.error is None]))
+
+    async def _report(self, row: RunRow) -> bool:
+        error = RunError(code="workflow_stuck", message=STUCK, retryable=True)
+        detail = ErrorDetail(type="unknown_error", message=STUCK, code=error.code, retry_status=RetryStatus(type="retrying"))
+        key = f"{row.id}.{row.attempt}/stuck{row.step_count}"
+        async with self._database.write() as transaction:
+            journal = Journal(transaction.connection, transaction.appended)
+            changes = {"error": error.model_dump(mode="json")}
+            await journal.append(row.session_id, row.id, [Draft(SessionError(error=detail))], key=key, run_changes=changes)
+        log.error("%s is stuck: its history in Temporal says why", row.id)
+        return True
 
     async def _pages(self, fetch: Callable[[Runs, RunRow | None], Awaitable[list[RunRow]]]) -> AsyncIterator[list[RunRow]]:
         began, after = time.monotonic(), None

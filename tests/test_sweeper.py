@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -104,12 +105,50 @@ def test_a_start_that_was_never_delivered(service: ServiceThread, workspace: Wor
     assert run.wait(10)["output"] == "patience"
 
 
-def test_a_backlog_is_one_sweep(service: ServiceThread, workspace: Workspace) -> None:
-    runs = crashed_starts(service, workspace, 230)
+def test_a_backlog_is_one_sweep(service: ServiceThread, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.sweep.PAGE", 5)
+    runs = crashed_starts(service, workspace, 23)
     sweep(service)
-    rows = [run.wait(40) for run in runs]
-    assert {row["output"] for row in rows} == {"patience"}
-    assert all(run.types().count("run.started") == 1 for run in runs[:: len(runs) // 20])
+    assert {run.wait(40)["output"] for run in runs} == {"patience"}
+    assert all(run.types().count("run.started") == 1 for run in runs)
+
+
+def test_what_is_delivered_and_waits_is_left_alone(service: ServiceThread, workspace: Workspace) -> None:
+    (run,) = crashed_starts(service, workspace, 1)
+
+    async def deliver_to_nobody() -> None:
+        client = await Client.connect(service.temporal_address)
+        await client.start_workflow("agent_run", id=run.id, task_queue="nobody-serves-this")
+
+    service.call(deliver_to_nobody())
+    sweep(service)
+    age(service, run.id)
+    assert sweep(service).delivered == 0
+    assert run.row["status"] == "queued"
+    run.command("terminate")
+    assert run.wait(10)["status"] == "terminated"
+
+
+def test_a_workflow_that_cannot_go_on_is_said_on_its_run(tmp_path: Path) -> None:
+    dynamic = ("system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=1",)
+    with ServiceThread(tmp_path, None, dynamic=dynamic) as service, service.workspace() as workspace:
+        (run,) = crashed_starts(service, workspace, 1)
+
+        async def start() -> None:
+            client = await Client.connect(service.temporal_address)
+            await client.start_workflow("agent_run", "no input of ours", id=run.id, task_queue=service.settings.task_queue)
+
+        service.call(start())
+        deadline = time.monotonic() + 10
+        while run.row["error"] is None and time.monotonic() < deadline:
+            sweep(service)
+        sweep(service)
+        row = run.row
+        assert (row["status"], row["error"]["code"]) == ("queued", "workflow_stuck")
+        assert run.types().count("session.error") == 1
+        run.command("terminate")
+        assert (row := run.wait(10))["status"] == "terminated"
+        assert row["error"] is None
 
 
 def test_a_pause_before_the_start_was_delivered(service: ServiceThread, workspace: Workspace) -> None:
