@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.patience import patiently
 from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
@@ -67,12 +68,19 @@ class CallRecords:
         """What an earlier attempt wrote, if its worker died between writing and reporting."""
         if self._attempt == 1:
             return None
-        async with self._database.read() as connection:
-            events = await written(connection, self._call.session_id, f"{self._call.call}/answer")
+
+        async def find(_first: bool) -> list[Event]:
+            async with self._database.read() as connection:
+                return await written(connection, self._call.session_id, f"{self._call.call}/answer")
+
+        events = await patiently(find)
         return self._result(events) if events else None
 
     async def begin(self) -> tuple[ModelConfig, CompletionRequest]:
         """Write that the call starts and read what the model is to see."""
+        return await patiently(self._begin)
+
+    async def _begin(self, first: bool) -> tuple[ModelConfig, CompletionRequest]:
         call = self._call
         async with self._database.write() as transaction:
             run = await Runs(transaction.connection).get(call.run_id)
@@ -87,7 +95,7 @@ class CallRecords:
             elif call.resumed and run.status == RunStatus.PAUSED:
                 drafts += [Draft(RunResumed()), Draft(SessionRunning())]
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
-            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=True)
+            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=first)
             await journal.take_up(call.session_id, call.run_id)
         # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
@@ -168,11 +176,14 @@ class CallRecords:
 
     async def _append(self, drafts: Sequence[Draft], name: str) -> list[Event]:
         call = self._call
-        async with self._database.write() as transaction:
-            key = f"{call.call}/{name}"
-            return await self._journal(transaction).append(
-                call.session_id, call.run_id, drafts, key=key, key_is_new=self._attempt == 1
-            )
+
+        async def append(first: bool) -> list[Event]:
+            async with self._database.write() as transaction:
+                is_new = first and self._attempt == 1
+                journal = self._journal(transaction)
+                return await journal.append(call.session_id, call.run_id, drafts, key=f"{call.call}/{name}", key_is_new=is_new)
+
+        return await patiently(append)
 
     async def _void_lost_attempt(self, connection: AsyncConnection) -> list[Draft]:
         """Close the call that a dead worker left open, so that viewers drop the text it had begun."""

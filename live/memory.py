@@ -74,6 +74,10 @@ class LiveBus:
         self._writing: defaultdict[str, dict[str, Writing]] = defaultdict(dict)
         self._stops: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
+    async def answers(self) -> bool | None:
+        """Whether the bus can be reached; None where it is this process's own memory."""
+        return None
+
     def wake(self, session_id: str, events: Sequence[Event]) -> None:
         """Tell that these events, consecutive and committed, were appended."""
         self._tell(session_id, Wake(events[-1].seq, tuple(events)))
