@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -172,16 +172,13 @@ class Runs:
 
     async def unstarted(self, before: datetime, after: RunRow | None, limit: int) -> list[RunRow]:
         """A page of the active runs that were queued before that time and whose workflow nobody has made sure of."""
-        statement = (
-            select(RunRow)
-            .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
-            .where(
-                col(RunRow.status) == RunStatus.QUEUED,
-                col(RunRow.touched_at) < before,
-                col(RunRow.workflow_seen_at).is_(None),
-                col(RunRow.cancel_requested_at).is_(None),
-                col(RunRow.terminate_requested_at).is_(None),
-            )
+        statement = select(RunRow).where(
+            col(RunRow.status) == RunStatus.QUEUED,
+            col(RunRow.touched_at) < before,
+            col(RunRow.workflow_seen_at).is_(None),
+            col(RunRow.cancel_requested_at).is_(None),
+            col(RunRow.terminate_requested_at).is_(None),
+            _its_session(col(SessionRow.active_run_id) == col(RunRow.id)),
         )
         return await self._touched_page(statement, after, limit)
 
@@ -194,9 +191,8 @@ class Runs:
             and_(col(RunRow.pause_requested_at) < before, col(RunRow.paused_at).is_(None)),
             and_(col(RunRow.resume_requested_at) < before, col(RunRow.paused_at).is_not(None)),
         )
-        statement = (
-            select(RunRow).join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id)).where(text(ASKED), or_(*pending))
-        )
+        active = _its_session(col(SessionRow.active_run_id) == col(RunRow.id))
+        statement = select(RunRow).where(text(ASKED), or_(*pending), active)
         return await self._touched_page(statement, after, limit)
 
     async def _touched_page(self, statement: Select[Any], after: RunRow | None, limit: int) -> list[RunRow]:
@@ -227,22 +223,25 @@ class Runs:
     async def headless_sessions(self, before: datetime, limit: int) -> list[str]:
         """Sessions without an active run, in which a turn has been queued since before that time."""
         statement = (
-            select(col(SessionRow.id))
-            .distinct()
-            .join(RunRow, col(RunRow.session_id) == col(SessionRow.id))
+            select(col(RunRow.session_id))
             .where(
                 col(RunRow.status) == RunStatus.QUEUED,
                 col(RunRow.touched_at) < before,
-                col(SessionRow.active_run_id).is_(None),
+                _its_session(col(SessionRow.active_run_id).is_(None)),
             )
             .limit(limit)
         )
-        return list((await self._connection.execute(statement)).scalars())
+        return list(dict.fromkeys((await self._connection.execute(statement)).scalars()))
 
     async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
         """Those of the runs that our rows do not show as finished."""
         statement = select(RunRow).where(col(RunRow.id).in_(run_ids), col(RunRow.status).not_in(_FINISHED))
         return await fetch(self._connection, RunRow, statement)
+
+
+def _its_session(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Of a run: that its session is so. Not a join, which planners like to begin with all sessions."""
+    return exists().where(col(SessionRow.id) == col(RunRow.session_id), condition)
 
 
 _FINISHED = [status.value for status in FINISHED]

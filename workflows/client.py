@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 TASK_QUEUE = "perdure"
 SWEEPER_EVERY = timedelta(minutes=1)
 SWEEPER_STUCK = timedelta(hours=1)
+KEPT_EVERY_SECONDS = 30
+"""How soon a schedule that somebody deleted is made again."""
 RPC_SECONDS = 3.0
 
 T = TypeVar("T")
@@ -121,7 +123,7 @@ class RunClient:
                 change = False
             except RPCError as error:
                 log.warning("the sweeper's schedule cannot be looked at now, trying again: %s", error)
-            await asyncio.sleep(SWEEPER_EVERY.total_seconds())  # somebody may delete it
+            await asyncio.sleep(KEPT_EVERY_SECONDS)
 
     async def _ensure_sweeper(self, *, change: bool) -> None:
         """`change`: bring one that exists, perhaps of an earlier release, to today's form; paused stays paused."""
