@@ -129,9 +129,13 @@ async def working(
     model = ModelActivities(parts.database, parts.live, parts.providers, parts.tools, _slots(parts.providers))
     tools = ToolActivities(parts.database, parts.tools, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)
-    sweep = SweepActivities(parts.database, client, RunClient(client, main), parts.routes)
+    runs = RunClient(client, main)
+    sweep = SweepActivities(parts.database, client, runs, parts.routes)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:
+        if main in queues:
+            keeping = asyncio.create_task(runs.keep_sweeper())
+            stack.callback(keeping.cancel)
         for queue, at_once in queues.items():
             worker = Worker(
                 client,

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.lost_calls import end_lost_call
+from activities.patience import patiently
 from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
 from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
@@ -72,12 +73,19 @@ class CallRecords:
         """What an earlier attempt wrote, if its worker died between writing and reporting."""
         if self._attempt == 1:
             return None
-        async with self._database.read() as connection:
-            events = await written(connection, self._call.session_id, f"{self._call.call}/answer")
+
+        async def find(_first: bool) -> list[Event]:
+            async with self._database.read() as connection:
+                return await written(connection, self._call.session_id, f"{self._call.call}/answer")
+
+        events = await patiently(find)
         return self._result(events) if events else None
 
     async def begin(self) -> tuple[ModelConfig, CompletionRequest]:
         """Write that the call starts and read what the model is to see."""
+        return await patiently(self._begin)
+
+    async def _begin(self, first: bool) -> tuple[ModelConfig, CompletionRequest]:
         call = self._call
         self._began = time.monotonic()
         async with self._database.write() as transaction:
@@ -93,7 +101,7 @@ class CallRecords:
             elif call.resumed and run.status == RunStatus.PAUSED:
                 drafts += [Draft(RunResumed()), Draft(SessionRunning())]
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
-            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=True)
+            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=first)
             await journal.take_up(call.session_id, call.run_id)
         # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
@@ -204,11 +212,14 @@ class CallRecords:
 
     async def _append(self, drafts: Sequence[Draft], name: str) -> list[Event]:
         call = self._call
-        async with self._database.write() as transaction:
-            key = f"{call.call}/{name}"
-            return await self._journal(transaction).append(
-                call.session_id, call.run_id, drafts, key=key, key_is_new=self._attempt == 1
-            )
+
+        async def append(first: bool) -> list[Event]:
+            async with self._database.write() as transaction:
+                is_new = first and self._attempt == 1
+                journal = self._journal(transaction)
+                return await journal.append(call.session_id, call.run_id, drafts, key=f"{call.call}/{name}", key_is_new=is_new)
+
+        return await patiently(append)
 
     def _request(self, config: AgentConfig, events: Sequence[Event]) -> CompletionRequest:
         allowed = [name for name in self._tools.names if config.allows(name, self._tools.is_builtin(name))]

@@ -24,6 +24,7 @@ from domain.events import (
 from domain.runs import RunError, RunStatus, StopReason
 from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, pending_input, read_one
+from storage.questions import open_questions
 from storage.runs import Runs
 from storage.starts import Route, run_start
 from storage.tables import RunRow
@@ -57,16 +58,16 @@ class RecordActivities:
         """Give a waiting tool use the answer as its result; text without a tool use becomes a message."""
         async with self._database.write() as transaction:
             journal = _journal(transaction)
-            content = await self._content(transaction, answer)
+            content, tool_use_id = await self._content(transaction, answer)
             drafts: list[Draft] = []
             changes: dict[str, object] = {}
-            if answer.event_id is None and answer.tool_use_id is not None:
-                drafts.append(Draft(UserAnswer(tool_use_id=answer.tool_use_id, content=content)))
-            if answer.tool_use_id is None:
+            if answer.event_id is None and tool_use_id is not None:
+                drafts.append(Draft(UserAnswer(tool_use_id=tool_use_id, content=content)))
+            if tool_use_id is None:
                 drafts.append(Draft(UserMessage(content=content), queued=True))
             else:
-                drafts.append(Draft(AgentToolResult(tool_use_id=answer.tool_use_id, content=content)))
-                changes = {"status": RunStatus.RUNNING, "waiting_for": None}
+                drafts.append(Draft(AgentToolResult(tool_use_id=tool_use_id, content=content)))
+                changes = await self._answered(transaction, answer, tool_use_id)
             try:
                 await journal.append(answer.session_id, answer.run_id, drafts, key=answer.key, run_changes=changes)
             except RunFinished as error:
@@ -81,15 +82,27 @@ class RecordActivities:
         async with self._database.write() as transaction:
             return await finish(transaction, outcome, self._routes)
 
-    async def _content(self, transaction: Transaction, answer: AnswerInput) -> tuple[TextContent, ...]:
+    async def _answered(self, transaction: Transaction, answer: AnswerInput, tool_use_id: str) -> dict[str, object]:
+        """What becomes of the row: it waits on while another question is open."""
+        questions = await open_questions(transaction.connection, answer.session_id, answer.run_id)
+        others = [question for question in questions if question.tool_use_id != tool_use_id]
+        changes: dict[str, object] = {} if others else {"status": RunStatus.RUNNING, "waiting_for": None}
+        if not any(question.answer_id for question in others):
+            changes["answered_at"] = None
+        return changes
+
+    async def _content(self, transaction: Transaction, answer: AnswerInput) -> tuple[tuple[TextContent, ...], str | None]:
+        """The text, and the tool use that it answers: of two answers the second may arrive first."""
         if answer.event_id is None:
-            return (TextContent(text=answer.text or ""),)
+            return (TextContent(text=answer.text or ""),), answer.tool_use_id
         try:
             event = await read_one(transaction.connection, answer.session_id, answer.event_id)
         except NotFound as error:
             raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
-        assert isinstance(event.payload, UserAnswer | UserMessage)
-        return event.payload.content
+        if isinstance(event.payload, UserAnswer):
+            return event.payload.content, event.payload.tool_use_id
+        assert isinstance(event.payload, UserMessage)
+        return event.payload.content, answer.tool_use_id
 
 
 async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping[str, Route]) -> FinishResult:

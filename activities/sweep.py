@@ -1,39 +1,71 @@
 """The sweeper: delivers what a crash left between a row and Temporal, and settles runs that ended outside."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, Protocol, TypeVar
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.heartbeat import heartbeating
 from activities.records import finish
-from domain.commands import FinishInput, RunStart, RunState, SweepResult
-from domain.errors import Unavailable
-from domain.runs import StopType
+from domain.clock import now
+from domain.commands import FinishInput, RunStart, RunState, SweepInput, SweepResult
+from domain.errors import NotFound
+from domain.events import ErrorDetail, RetryStatus, SessionError
+from domain.runs import FINISHED, RunError, RunStatus, StopType
 from storage.database import Database
-from storage.runs import Runs
+from storage.journal import Draft, Journal
+from storage.questions import open_questions
+from storage.runs import Active, Runs
 from storage.starts import Route, run_start
 from storage.tables import RunRow
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 DELIVERY = timedelta(seconds=5)
 """A command younger than this is still being delivered by the process that accepted it."""
+OVERLAP = timedelta(minutes=5)
+"""How far behind its executions Temporal's list may be."""
 PAGE = 200
-RECENT = timedelta(minutes=10)
+LISTED = 500
+AT_ONCE = 16
+DELIVER_SECONDS = 40
+"""After this long the rest of a backlog is the next sweep's, so that nothing else waits for it."""
+LIST_PAUSE_SECONDS = 0.2
+"""Temporal answers 10 questions about its list a second, and people at its UI ask too."""
 
-Ending = tuple[Literal["failed", "cancelled", "terminated"], StopType, str | None, str | None]
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended outside, as its row is to say it."""
+
+    status: Literal["failed", "cancelled", "terminated"]
+    stop: StopType
+    code: str | None = None
+    message: str | None = None
+
+
+STUCK = "The workflow cannot go on; its history in Temporal says why. It does once that is repaired; terminate ends it."
+CANCELLED = Ending("cancelled", "interrupted")
+TERMINATED = Ending("terminated", "interrupted")
+FORGOTTEN = Ending("failed", "error", "workflow_lost", "Temporal no longer knows this run.")
 
 _ENDINGS: Mapping[WorkflowExecutionStatus, Ending] = {
-    WorkflowExecutionStatus.CANCELED: ("cancelled", "interrupted", None, None),
-    WorkflowExecutionStatus.TERMINATED: ("terminated", "interrupted", None, None),
-    WorkflowExecutionStatus.TIMED_OUT: ("failed", "error", "workflow_timed_out", "The workflow timed out in Temporal."),
-    WorkflowExecutionStatus.FAILED: ("failed", "error", "workflow_failed", "The workflow failed; see its history."),
-    WorkflowExecutionStatus.COMPLETED: ("failed", "error", "workflow_lost", "The workflow ended without settling the run."),
+    WorkflowExecutionStatus.CANCELED: CANCELLED,
+    WorkflowExecutionStatus.TERMINATED: TERMINATED,
+    WorkflowExecutionStatus.TIMED_OUT: Ending("failed", "error", "workflow_timed_out", "The workflow timed out in Temporal."),
+    WorkflowExecutionStatus.FAILED: Ending("failed", "error", "workflow_failed", "The workflow failed; see its history."),
+    WorkflowExecutionStatus.COMPLETED: Ending(
+        "failed", "error", "workflow_lost", "The workflow ended without settling the run."
+    ),
 }
 
 
@@ -44,6 +76,7 @@ class Commands(Protocol):
     async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None: ...
     async def resume(self, run_id: str) -> None: ...
     async def cancel(self, run_id: str) -> None: ...
+    async def input(self, run_id: str, event_id: str) -> None: ...
     async def terminate(self, run_id: str, reason: str | None) -> None: ...
     async def state(self, run_id: str) -> RunState: ...
 
@@ -54,107 +87,258 @@ class SweepActivities:
         self._client = client
         self._commands = commands
         self._routes = routes
-        self._looked_back = False
+        self._compared = False
 
     @activity.defn(name="sweep.run")
-    async def run(self) -> SweepResult:
-        """One sweep. Costs what there is to repair: runs that are idle or over are not looked at."""
+    async def run(self, sweep: SweepInput) -> SweepResult:
+        """One sweep. Costs what there is to repair: runs that are idle or over are not looked at.
+
+        All of its parts are tried, and what one run raises holds up no other.
+        """
         async with heartbeating():
-            delivered = await self._deliver()
-            # The first sweep of a process looks back as far as Temporal remembers: it may have been away for long.
-            settled = await self._settle_closed(RECENT if self._looked_back else None)
-            self._looked_back = True
-        return SweepResult(delivered=delivered, settled=settled)
+            parts = [self._start_unstarted(), self._deliver_asked(), self._head_sessions(), self._report_stuck()]
+            # What Temporal says has ended is found at once, but only while somebody looks, and only what it remembers. A
+            # process that begins, or nobody having looked for a while, is when more may have happened: a power cut, a backup.
+            thorough = sweep.since is None or not self._compared
+            parts.append(self._compare() if sweep.since is None or thorough else self._settle_closed(sweep.since))
+            done = await asyncio.gather(*parts, return_exceptions=True)
+        for failure in done:
+            if isinstance(failure, BaseException):
+                raise failure
+        self._compared = self._compared or thorough
+        counts = [count for count in done if isinstance(count, int)]
+        return SweepResult(delivered=sum(counts[:3]), settled=counts[-1])
 
     @activity.defn(name="sweep.settle")
     async def settle(self, run_id: str) -> None:
         """Settle one run that was just terminated."""
-        async with self._database.read() as connection:
-            row = await Runs(connection).get(run_id)
-        await self._settle_if_closed(row)
-
-    async def _deliver(self) -> int:
-        async with self._database.read() as connection:
-            rows = await Runs(connection).undelivered(DELIVERY, PAGE)
-        for row in rows:
-            if row.status == "queued" and row.cancel_requested_at is None and row.terminate_requested_at is None:
-                await self._try(self._commands.start(run_start(row, self._routes)))
-            else:
-                await self._redeliver(row)
-        return len(rows)
-
-    async def _redeliver(self, row: RunRow) -> None:
-        if await self._settle_if_closed(row):
-            return
-        if row.terminate_requested_at is not None:
-            await self._try(self._commands.terminate(row.id, row.stop_note))
-        elif row.cancel_requested_at is not None:
-            await self._try(self._commands.cancel(row.id))
-        elif row.resume_requested_at is not None:
-            await self._try(self._commands.resume(row.id))
-        elif row.pause_requested_at is not None and not (await self._commands.state(row.id)).pause_requested:
-            await self._try(self._commands.pause(row.id, "now" if row.pause_mode == "now" else "step"))
-
-    async def _settle_if_closed(self, row: RunRow) -> bool:
         try:
-            description = await self._client.get_workflow_handle(row.id).describe()
+            async with self._database.read() as connection:
+                row = await Runs(connection).get(run_id)
+            await self._settle(row)
+        except NotFound:  # deleted with its session
+            pass
+
+    async def _start_unstarted(self) -> int:
+        async def start(row: RunRow) -> bool:
+            if row.attempt == 1:
+                await self._commands.start(run_start(row, self._routes))
+            else:
+                await self._settle_or_start(row)
+            return True
+
+        delivered = 0
+        async for rows in self._pages(lambda runs, after: runs.unstarted(now() - DELIVERY, after, PAGE)):
+            started = await self._each(start, rows)
+            async with self._database.write() as transaction:
+                await Runs(transaction.connection).workflows_seen([row.id for row in started])
+            delivered += len(started)
+        return delivered
+
+    async def _deliver_asked(self) -> int:
+        delivered = 0
+        async for rows in self._pages(lambda runs, after: runs.asked(now() - DELIVERY, after, PAGE)):
+            delivered += len(await self._each(self._deliver, rows))
+        return delivered
+
+    async def _head_sessions(self) -> int:
+        async with self._database.read() as connection:
+            headless = await Runs(connection).headless_sessions(now() - DELIVERY, PAGE)
+        return len(await self._each(lambda session_id: self._take_over(session_id, ""), headless))
+
+    async def _settle_closed(self, since: datetime) -> int:
+        """Settle what Temporal says has ended since then."""
+        settled = 0
+        async for run_ids in self._closed(since - OVERLAP):
+            async with self._database.read() as connection:
+                rows = await Runs(connection).not_over(run_ids)
+            settled += len(await self._each(self._settle, rows))
+        return settled
+
+    async def _compare(self) -> int:
+        """Compare all sessions that are at work with Temporal, and settle what differs."""
+        after, settled = "", 0
+        while True:
+            async with self._database.read() as connection:
+                page = await Runs(connection).active(after, PAGE)
+                doubtful = [active.run_id for active in page if _may_be_over(active)]
+            dangling = [active for active in page if active.status is None or active.status in FINISHED]
+            settled += len(await self._each(lambda found: self._take_over(found.session_id, found.run_id), dangling))
+            if doubtful:
+                running = await self._running(doubtful)
+                async with self._database.read() as connection:
+                    rows = await Runs(connection).not_over([run_id for run_id in doubtful if run_id not in running])
+                settled += len(await self._each(self._settle_or_start, rows))
+            if len(page) < PAGE:
+                return settled
+            after = page[-1].run_id
+            await asyncio.sleep(LIST_PAUSE_SECONDS)
+
+    async def _report_stuck(self) -> int:
+        """Say on the run that its workflow cannot go on: to Temporal it runs, and is tried again for as long as it takes."""
+        problems = "'category=WorkflowTaskFailed', 'category=WorkflowTaskTimedOut'"
+        query = f"WorkflowType = 'agent_run' AND ExecutionStatus = 'Running' AND TemporalReportedProblems IN ({problems})"
+        try:
+            found = [execution.id async for execution in self._client.list_workflows(query, page_size=PAGE, limit=PAGE)]
+        except RPCError as error:
+            if error.status != RPCStatusCode.INVALID_ARGUMENT:  # a server from before there was such a thing
+                raise
+            return 0
+        async with self._database.read() as connection:
+            rows = await Runs(connection).not_over(found)
+        return len(await self._each(self._report, [row for row in rows if row.error is None]))
+
+    async def _report(self, row: RunRow) -> bool:
+        error = RunError(code="workflow_stuck", message=STUCK, retryable=True)
+        detail = ErrorDetail(type="unknown_error", message=STUCK, code=error.code, retry_status=RetryStatus(type="retrying"))
+        key = f"{row.id}.{row.attempt}/stuck{row.step_count}"
+        async with self._database.write() as transaction:
+            journal = Journal(transaction.connection, transaction.appended)
+            changes = {"error": error.model_dump(mode="json")}
+            await journal.append(row.session_id, row.id, [Draft(SessionError(error=detail))], key=key, run_changes=changes)
+        log.error("%s is stuck: its history in Temporal says why", row.id)
+        return True
+
+    async def _pages(self, fetch: Callable[[Runs, RunRow | None], Awaitable[list[RunRow]]]) -> AsyncIterator[list[RunRow]]:
+        began, after = time.monotonic(), None
+        while time.monotonic() - began < DELIVER_SECONDS:
+            async with self._database.read() as connection:
+                rows = await fetch(Runs(connection), after)
+            if rows:
+                yield rows
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]
+
+    async def _each(self, act: Callable[[T], Awaitable[bool]], items: Sequence[T]) -> list[T]:
+        """Do it for all, some at a time; returns those for which it answered True."""
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def one(item: T) -> bool:
+            async with slots:
+                return await act(item)
+
+        results = await asyncio.gather(*(one(item) for item in items), return_exceptions=True)
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, BaseException):
+                log.warning("the next sweep tries again: %s: %s", getattr(item, "id", item), result)
+        return [item for item, result in zip(items, results, strict=True) if result is True]
+
+    async def _deliver(self, row: RunRow) -> bool:
+        """Deliver what the run was asked for; what ends it or overrides the rest comes first."""
+        found = await self._look(row)
+        if found is None:
+            if row.terminate_requested_at is not None or row.cancel_requested_at is not None:
+                await self._end(row, CANCELLED if row.terminate_requested_at is None else TERMINATED)
+        elif isinstance(found, Ending):
+            await self._end(row, found)
+        elif row.terminate_requested_at is not None:
+            await self._commands.terminate(row.id, row.stop_note)
+        elif row.cancel_requested_at is not None:
+            await self._commands.cancel(row.id)
+        else:
+            if row.answered_at is not None:
+                await self._deliver_answers(row)
+            if row.resume_requested_at is not None:
+                await self._commands.resume(row.id)
+            elif row.pause_requested_at is not None and not (await self._commands.state(row.id)).pause_requested:
+                await self._commands.pause(row.id, "now" if row.pause_mode == "now" else "step")
+        return True
+
+    async def _deliver_answers(self, row: RunRow) -> None:
+        async with self._database.read() as connection:
+            questions = await open_questions(connection, row.session_id, row.id)
+        for question in questions:
+            if question.answer_id is not None:
+                await self._commands.input(row.id, question.answer_id)
+
+    async def _settle(self, row: RunRow) -> bool:
+        """Settle the run if its workflow is over; says whether it was."""
+        found = await self._look(row)
+        if isinstance(found, Ending):
+            await self._end(row, found)
+        return isinstance(found, Ending)
+
+    async def _settle_or_start(self, row: RunRow) -> bool:
+        """The same; and start it if it never was, unless it was asked to stop: then that is its end."""
+        found = await self._look(row)
+        if found is None and (row.cancel_requested_at or row.terminate_requested_at):
+            found = CANCELLED if row.terminate_requested_at is None else TERMINATED
+        if isinstance(found, Ending):
+            await self._end(row, found)
+        elif found is None:
+            await self._commands.start(run_start(row, self._routes))
+        return found != "living"
+
+    async def _look(self, row: RunRow) -> Ending | Literal["living"] | None:
+        """What became of the workflow of the run's newest attempt; None: it was never started."""
+        try:
+            found = await self._client.get_workflow_handle(row.id).describe()
         except RPCError as error:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
-            if row.status != "queued":
-                await self._end(row, ("failed", "error", "workflow_lost", "Temporal no longer knows this run."))
-            elif row.terminate_requested_at is not None:
-                await self._end(row, _ENDINGS[WorkflowExecutionStatus.TERMINATED])
-            else:
-                await self._end(row, _ENDINGS[WorkflowExecutionStatus.CANCELED])
-            return True
-        if description.status is None or description.status == WorkflowExecutionStatus.RUNNING:
-            return False
-        await self._end(row, _ENDINGS.get(description.status, _ENDINGS[WorkflowExecutionStatus.FAILED]))
-        return True
+            return None if row.status == RunStatus.QUEUED else FORGOTTEN
+        if found.status is None or found.status == WorkflowExecutionStatus.RUNNING:
+            return "living"
+        if row.status == RunStatus.QUEUED and row.attempt > 1 and await self._attempt(found) < row.attempt:
+            return None
+        return _ENDINGS.get(found.status, _ENDINGS[WorkflowExecutionStatus.FAILED])
 
-    async def _settle_closed(self, within: timedelta | None) -> int:
-        settled = 0
-        async for run_ids in self._closed(within):
-            async with self._database.read() as connection:
-                rows = await Runs(connection).not_over(run_ids)
-            for row in rows:
-                settled += await self._settle_if_closed(row)
-        return settled
+    async def _attempt(self, found: WorkflowExecutionDescription) -> int:
+        """Which attempt of the run an execution is: its input says it."""
+        history = self._client.get_workflow_handle(found.id, run_id=found.run_id).fetch_history_events(page_size=1)
+        started = (await anext(history)).workflow_execution_started_event_attributes
+        (start,) = await self._client.data_converter.decode(started.input.payloads, [RunStart])
+        return start.attempt
 
-    async def _closed(self, within: timedelta | None) -> AsyncIterator[list[str]]:
-        query = "WorkflowType = 'agent_run' AND ExecutionStatus IN ('Canceled', 'Terminated', 'Failed', 'TimedOut')"
-        if within is not None:
-            query += f" AND CloseTime > '{(datetime.now(UTC) - within).isoformat()}'"
+    async def _closed(self, since: datetime) -> AsyncIterator[list[str]]:
+        endings = "ExecutionStatus IN ('Canceled', 'Terminated', 'Failed', 'TimedOut')"
+        query = f"WorkflowType = 'agent_run' AND {endings} AND CloseTime > '{since.isoformat()}'"
         found: list[str] = []
-        async for execution in self._client.list_workflows(query, page_size=500):
+        async for execution in self._client.list_workflows(query, page_size=LISTED):
             found.append(execution.id)
-            if len(found) == 500:
+            if len(found) == LISTED:
                 yield found
                 found = []
         if found:
             yield found
 
+    async def _running(self, run_ids: Iterable[str]) -> set[str]:
+        ids = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        query = f"ExecutionStatus = 'Running' AND WorkflowId IN ({ids})"
+        return {execution.id async for execution in self._client.list_workflows(query, page_size=PAGE)}
+
     async def _end(self, row: RunRow, ending: Ending) -> None:
-        status, stop, code, message = ending
         outcome = FinishInput(
             run_id=row.id,
             session_id=row.session_id,
             attempt=row.attempt,
-            status=status,
-            stop_type=stop,
-            error_code=code,
-            error_message=message,
-            retryable=status == "failed",
+            status=ending.status,
+            stop_type=ending.stop,
+            error_code=ending.code,
+            error_message=ending.message,
+            retryable=ending.status == "failed",
         )
         async with self._database.write() as transaction:
             result = await finish(transaction, outcome, self._routes)
-        log.info("settled %s as %s", row.id, status)
+        log.info("settled %s as %s", row.id, ending.status)
         if result.next_run is not None:
-            await self._try(self._commands.start(result.next_run))
+            await self._commands.start(result.next_run)
 
-    async def _try(self, delivery: Awaitable[None]) -> None:
-        try:
-            await delivery
-        except (RPCError, Unavailable) as error:
-            log.warning("not delivered, the next sweep tries again: %s", error)
+    async def _take_over(self, session_id: str, over_run_id: str) -> bool:
+        """Hand a session on whose active run is none, to the turn that waits longest."""
+        async with self._database.write() as transaction:
+            following = await Runs(transaction.connection).take_over(session_id, over_run_id)
+        log.warning("session %s named %s as its active run", session_id, over_run_id or "none")
+        if following is not None:
+            await self._commands.start(run_start(following, self._routes))
+        return True
+
+
+def _may_be_over(active: Active) -> bool:
+    """Not where it is over by our own rows, has only just changed, or is what `_start_unstarted` does."""
+    if active.status is None or active.touched_at is None or active.status in FINISHED:
+        return False
+    if active.status == RunStatus.QUEUED and active.workflow_seen_at is None:
+        return False
+    return active.touched_at < now() - DELIVERY

@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeat import heartbeating
+from activities.patience import patiently
 from domain.commands import ToolInput
 from domain.errors import NotFound, RunFinished
 from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
@@ -93,10 +94,15 @@ class ToolActivities:
             return True
 
     async def _append(self, call: ToolInput, result: AgentToolResult, key: str) -> None:
-        attempt = activity.info().attempt
-        async with self._database.write() as transaction:
-            journal = Journal(transaction.connection, transaction.appended)
-            await journal.append(call.session_id, call.run_id, [Draft(result)], key=key, key_is_new=attempt == 1)
+        is_new = activity.info().attempt == 1
+
+        async def append(first: bool) -> None:
+            async with self._database.write() as transaction:
+                journal = Journal(transaction.connection, transaction.appended)
+                drafts = [Draft(result)]
+                await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=first and is_new)
+
+        await patiently(append)
 
 
 def _handed_back() -> ApplicationError:

@@ -9,11 +9,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from domain.errors import BadRequest, Invalid, PerdureError, Pointer, Unavailable
+from domain.errors import BadRequest, Invalid, PerdureError, Pointer
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +75,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PerdureError, _perdure)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(DBAPIError, _database)
-    app.add_exception_handler(PoolTimeout, _database)
     app.add_exception_handler(Exception, _unexpected)
     plain = app.openapi
     app.openapi = lambda: _described(app, plain)  # type: ignore[method-assign]  # as FastAPI documents it
@@ -190,13 +186,6 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     response = answer(request, Other(str(error.detail)))
     response.headers.update(error.headers or {})
     return response
-
-
-async def _database(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, OperationalError | PoolTimeout):
-        log.warning("the database did not answer: %s", error)
-        return answer(request, Unavailable("The database cannot be used now; nothing was changed. Try again."))
-    return await _unexpected(request, error)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

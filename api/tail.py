@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from domain.errors import Unavailable
 from domain.events import RUN_OVER_TYPES, SDK_TYPES, Event
 from live.bus import Frame as BusFrame
 from live.bus import LiveBus, Preview, PreviewsClosed, Wake, Writing
@@ -174,8 +173,8 @@ class Tail:
         while True:
             try:
                 await reading()
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("the log of %s cannot be read, trying again: %s", self._session_id, error)
+            except Unavailable as error:
+                log.warning("the log of %s cannot be read, trying again: %s", self._session_id, error.message)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
@@ -319,16 +318,21 @@ class Tails:
 
     async def _log(self, session_id: str, viewer: Viewer, until: int) -> AsyncIterator[Frame]:
         while viewer.after < until:
-            async with self._database.read() as connection:
-                events = await read(
-                    connection,
-                    session_id,
-                    after=viewer.after,
-                    before=until + 1,
-                    limit=PAGE,
-                    run_id=viewer.run_id,
-                    types=viewer.types,
-                )
+            try:
+                async with self._database.read() as connection:
+                    events = await read(
+                        connection,
+                        session_id,
+                        after=viewer.after,
+                        before=until + 1,
+                        limit=PAGE,
+                        run_id=viewer.run_id,
+                        types=viewer.types,
+                    )
+            except Unavailable as error:
+                log.warning("the log of %s cannot be read, trying again: %s", session_id, error.message)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             for event in events:
                 if self.leaving:
                     return

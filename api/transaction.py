@@ -1,5 +1,6 @@
 """One request, one transaction: who is calling, the Idempotency-Key, the commit, and only then Temporal."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 10 * 1024 * 1024
 KEPT = timedelta(hours=24)
+REQUEST_SECONDS = 8.0
+"""A request that waits longer for the database is refused: its caller can do something better, such as trying again."""
 _MAX_KEY = 255
 _MAX_DEPTH = 64
 _IN_FLIGHT = "The first request with this Idempotency-Key is still running: repeat this one in a moment."
@@ -73,14 +76,24 @@ class TransactionalRoute(APIRoute):
         in_flight: set[tuple[str, str, str]] = set()
 
         async def within(request: Request) -> Response:
-            database: Database = request.app.state.database
             # Before any lock is taken: a slow upload must not hold the writer.
             body = await _body(request)
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    response, unit = await transact(request, body)
+            except TimeoutError as error:
+                raise Unavailable("The database does not answer in time.") from error
+            for deliver in unit.deliveries:
+                await _deliver(deliver)
+            return response
+
+        async def transact(request: Request, body: bytes) -> tuple[Response, Unit]:
+            database: Database = request.app.state.database
             async with database.read() as connection:
                 caller = await authenticate(request, connection)
                 if request.method == "GET":
-                    request.state.unit = Unit(connection, caller)
-                    return await handle(request)
+                    unit = request.state.unit = Unit(connection, caller)
+                    return await handle(request), unit
             key = request.headers.get("idempotency-key") if request.method == "POST" else None
             if key is not None and not 0 < len(key) <= _MAX_KEY:
                 raise BadRequest(f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
@@ -93,12 +106,10 @@ class TransactionalRoute(APIRoute):
                     else:
                         record = _Record(transaction.connection, database, caller.workspace_id, path, key, body)
                         if before := await record.find():
-                            return before
+                            return before, unit
                         response = await handle(request)
                         await record.keep(response, unit.secret)
-            for deliver in unit.deliveries:
-                await _deliver(deliver)
-            return response
+            return response, unit
 
         return within
 

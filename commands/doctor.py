@@ -28,7 +28,9 @@ class Finding:
 class Ready(BaseModel):
     ready: bool
     database: str
+    migrations: str
     temporal: str
+    live_bus: str
 
 
 class Info(BaseModel):
@@ -72,7 +74,8 @@ def _service(client: Client) -> Iterator[Finding]:
     status, body = client.connection.probe("/readyz")
     try:
         ready = Ready.model_validate_json(body)
-        yield Finding("ready", ready.ready, f"database {ready.database}, temporal {ready.temporal}")
+        parts = ready.model_dump(exclude={"ready"}).items()
+        yield Finding("ready", ready.ready, ", ".join(f"{name.replace('_', ' ')} {found}" for name, found in parts))
     except ValidationError:
         yield Finding("ready", False, f"{url}/readyz answered {status} and not what Perdure answers")
         return

@@ -79,7 +79,6 @@ async def _up(settings: Settings) -> None:
             first = await bootstrap(everything, data)
             runs = RunClient(client, settings.task_queue)
             await stack.enter_async_context(working(everything, client, drain_seconds=EMBEDDED_DRAIN_SECONDS))
-            await runs.ensure_sweeper()
             ui = f"{temporal_ui}/namespaces/{settings.temporal_namespace}" if temporal_ui else None
             await _serve(everything, runs, ui, lambda: banner(settings, data, temporal_ui, first))
 
@@ -111,8 +110,6 @@ async def _worker(settings: Settings, only: Mapping[str, int] | None) -> None:
         await attributes.ensure(client)
         stop = _on_signal()
         async with working(everything, client, only, drain_seconds=settings.drain_seconds):
-            if only is None or settings.task_queue in only:
-                await RunClient(client, settings.task_queue).ensure_sweeper()
             log.info("worker is ready")
             await stop.wait()
 

@@ -1,5 +1,6 @@
 """What travels between the API, workflows and activities: ids, counters, decisions. Members only get added, with defaults."""
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel
@@ -30,6 +31,10 @@ class Progress(BaseModel, frozen=True):
     """Of the newest call, where it was handed back and is to be made again."""
 
 
+class PauseSignal(BaseModel, frozen=True):
+    mode: Literal["step", "now"] = "step"
+
+
 class RunStart(BaseModel, frozen=True):
     """The input of the `agent_run` workflow, whose id is `run_id`."""
 
@@ -47,6 +52,8 @@ class RunStart(BaseModel, frozen=True):
     """Where the limits count from: moved up when a run that a limit had paused is resumed."""
     deadline: float | None = None
     """Unix time at which `max_seconds` are over; set by the run itself."""
+    pause: PauseSignal | None = None
+    """Asked for before the run began."""
 
 
 class RunResult(BaseModel, frozen=True):
@@ -130,10 +137,6 @@ class FinishResult(BaseModel, frozen=True):
     next_run: RunStart | None = None
 
 
-class PauseSignal(BaseModel, frozen=True):
-    mode: Literal["step", "now"] = "step"
-
-
 class CancelSignal(BaseModel, frozen=True):
     reason: str | None = None
 
@@ -155,6 +158,11 @@ class RunState(BaseModel, frozen=True):
     doing: str
     pause_requested: bool
     cancel_requested: bool
+
+
+class SweepInput(BaseModel, frozen=True):
+    since: datetime | None = None
+    """Temporal's time at the last sweep that succeeded; None: everything is to be looked at."""
 
 
 class SweepResult(BaseModel, frozen=True):

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from domain.events import Event
+from storage.outages import CONNECT_SECONDS, POSTGRES_CONNECTING, connected, reachable
 
 Announce = Callable[[str, Sequence[Event]], None]
 """Called after commit with a session's id and what was appended to its log; must not block."""
@@ -31,6 +32,7 @@ class Database:
     def __init__(self, url: str, announce: Announce) -> None:
         self._announce = announce
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._connect_seconds = None if self.is_sqlite else CONNECT_SECONDS
         if self.is_sqlite:
             # One writing connection in a queue of its own: SQLite's own lock is polled with sleeps of up to 100 ms,
             # and a read that turns into a write fails at once when another wrote in between.
@@ -38,23 +40,34 @@ class Database:
             self._reader = _sqlite(url, pool_size=8, begin="BEGIN")
         else:
             self._writer = self._reader = create_async_engine(
-                url, pool_size=10, max_overflow=20, pool_pre_ping=True, json_serializer=_dump, json_deserializer=from_json
+                url,
+                pool_size=10,
+                max_overflow=20,
+                pool_pre_ping=True,
+                connect_args=POSTGRES_CONNECTING,
+                json_serializer=_dump,
+                json_deserializer=from_json,
             )
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[Transaction]:
-        """A transaction that commits at the end of the block, rolls back on any exception, then wakes the viewers."""
-        async with self._writer.begin() as connection:
-            transaction = Transaction(connection)
-            yield transaction
+        """A transaction that commits at the end of the block, rolls back on any exception, then wakes the viewers.
+
+        Raises Unavailable, also when it is not known whether the commit happened.
+        """
+        with reachable():
+            async with connected(self._writer, self._connect_seconds) as connection, connection.begin():
+                transaction = Transaction(connection)
+                yield transaction
         for session_id, events in transaction.appended.items():
             self._announce(session_id, events)
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
-        """A consistent view that changes nothing."""
-        async with self._reader.connect() as connection:
-            yield connection
+        """A consistent view that changes nothing. Raises Unavailable."""
+        with reachable():
+            async with connected(self._reader, self._connect_seconds) as connection:
+                yield connection
 
     @property
     def engine(self) -> AsyncEngine:
@@ -88,7 +101,7 @@ def _sqlite(url: str, pool_size: int, begin: str) -> AsyncEngine:
             "journal_mode=WAL",
             "synchronous=NORMAL",
             "foreign_keys=ON",
-            "busy_timeout=10000",
+            "busy_timeout=5000",
             "cache_size=-65536",
             "mmap_size=268435456",
         ):

@@ -39,8 +39,11 @@ def project(payload: events.EventPayload, moment: datetime, changes: Changes) ->
             run |= {"status": RunStatus.QUEUED, "attempt": attempt, "finished_at": None, "error": None, "stop_type": None}
         case events.RunStarted():
             run |= {"status": RunStatus.RUNNING, "started_at": moment}
-        case events.SessionRunning() | events.ModelRequestStart():
+        case events.SessionRunning():
             session["status"] = "running"
+        case events.ModelRequestStart():
+            session["status"] = "running"
+            run["error"] = None  # what held it up holds no more
         case events.SessionRescheduled():
             session["status"] = "rescheduling"
         case events.SessionIdle():
@@ -88,4 +91,4 @@ def _add_usage(columns: dict[str, Any], row: type[UsageColumns], usage: Usage, e
 
 
 def _over(run: dict[str, Any], status: RunStatus, stop_type: str, moment: datetime) -> None:
-    run |= {"status": status, "stop_type": stop_type, "finished_at": moment, "waiting_for": None}
+    run |= {"status": status, "stop_type": stop_type, "finished_at": moment, "waiting_for": None, "error": None}

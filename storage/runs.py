@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -13,7 +13,7 @@ from domain.clock import now
 from domain.errors import NotFound
 from domain.runs import FINISHED, RunStatus
 from storage.rows import Page, fetch, fetch_one, page
-from storage.tables import RunRow, SessionRow
+from storage.tables import ASKED, RunRow, SessionRow
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,17 @@ class RunFilter:
     session_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Active:
+    """A session and the run that it names as active; `status` is None when there is no such run."""
+
+    session_id: str
+    run_id: str
+    status: str | None
+    touched_at: datetime | None
+    workflow_seen_at: datetime | None
 
 
 class Runs:
@@ -154,29 +165,83 @@ class Runs:
         )
         return await fetch_one(self._connection, RunRow, statement)
 
-    async def undelivered(self, older_than: timedelta, limit: int) -> list[RunRow]:
-        """Active runs that are still queued, or have a command asked for, for longer than delivering takes."""
-        before = now() - older_than
-        asked = (
-            and_(col(RunRow.status) == RunStatus.QUEUED, col(RunRow.touched_at) < before),
+    async def take_over(self, session_id: str, over_run_id: str) -> RunRow | None:
+        """`advance` for a session whose active run is over, or is not there at all."""
+        await self._connection.execute(select(col(SessionRow.id)).where(col(SessionRow.id) == session_id).with_for_update())
+        return await self.advance(session_id, over_run_id)
+
+    async def unstarted(self, before: datetime, after: RunRow | None, limit: int) -> list[RunRow]:
+        """A page of the active runs that were queued before that time and whose workflow nobody has made sure of."""
+        statement = select(RunRow).where(
+            col(RunRow.status) == RunStatus.QUEUED,
+            col(RunRow.touched_at) < before,
+            col(RunRow.workflow_seen_at).is_(None),
+            col(RunRow.cancel_requested_at).is_(None),
+            col(RunRow.terminate_requested_at).is_(None),
+            _its_session(col(SessionRow.active_run_id) == col(RunRow.id)),
+        )
+        return await self._touched_page(statement, after, limit)
+
+    async def asked(self, before: datetime, after: RunRow | None, limit: int) -> list[RunRow]:
+        """A page of the active runs that were asked for something before that time and have not done it."""
+        pending = (
             col(RunRow.cancel_requested_at) < before,
             col(RunRow.terminate_requested_at) < before,
+            col(RunRow.answered_at) < before,
             and_(col(RunRow.pause_requested_at) < before, col(RunRow.paused_at).is_(None)),
             and_(col(RunRow.resume_requested_at) < before, col(RunRow.paused_at).is_not(None)),
         )
+        active = _its_session(col(SessionRow.active_run_id) == col(RunRow.id))
+        statement = select(RunRow).where(text(ASKED), or_(*pending), active)
+        return await self._touched_page(statement, after, limit)
+
+    async def _touched_page(self, statement: Select[Any], after: RunRow | None, limit: int) -> list[RunRow]:
+        at, id = col(RunRow.touched_at), col(RunRow.id)
+        if after is not None:
+            statement = statement.where(
+                at >= after.touched_at, or_(at > after.touched_at, and_(at == after.touched_at, id > after.id))
+            )
+        return await fetch(self._connection, RunRow, statement.order_by(at, id).limit(limit))
+
+    async def workflows_seen(self, run_ids: Sequence[str]) -> None:
+        """The workflows of these queued runs exist: nobody need start them."""
+        statement = update(RunRow).where(col(RunRow.id).in_(run_ids), col(RunRow.status) == RunStatus.QUEUED)
+        await self._connection.execute(statement.values(workflow_seen_at=now()))
+
+    async def active(self, after: str, limit: int) -> list[Active]:
+        """A page of the sessions that are at work, by the id of the run that they name."""
+        named = col(SessionRow.active_run_id)
         statement = (
-            select(RunRow)
-            .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
-            .where(col(RunRow.status).not_in(_FINISHED), or_(*asked))
-            .order_by(col(RunRow.touched_at))
+            select(col(SessionRow.id), named, col(RunRow.status), col(RunRow.touched_at), col(RunRow.workflow_seen_at))
+            .outerjoin(RunRow, col(RunRow.id) == named)
+            .where(named > after)
+            .order_by(named)
             .limit(limit)
         )
-        return await fetch(self._connection, RunRow, statement)
+        return [Active(*row) for row in await self._connection.execute(statement)]
+
+    async def headless_sessions(self, before: datetime, limit: int) -> list[str]:
+        """Sessions without an active run, in which a turn has been queued since before that time."""
+        statement = (
+            select(col(RunRow.session_id))
+            .where(
+                col(RunRow.status) == RunStatus.QUEUED,
+                col(RunRow.touched_at) < before,
+                _its_session(col(SessionRow.active_run_id).is_(None)),
+            )
+            .limit(limit)
+        )
+        return list(dict.fromkeys((await self._connection.execute(statement)).scalars()))
 
     async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
         """Those of the runs that our rows do not show as finished."""
         statement = select(RunRow).where(col(RunRow.id).in_(run_ids), col(RunRow.status).not_in(_FINISHED))
         return await fetch(self._connection, RunRow, statement)
+
+
+def _its_session(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Of a run: that its session is so. Not a join, which planners like to begin with all sessions."""
+    return exists().where(col(SessionRow.id) == col(RunRow.session_id), condition)
 
 
 _FINISHED = [status.value for status in FINISHED]

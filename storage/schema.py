@@ -1,6 +1,8 @@
 """Bringing a database to the newest schema."""
 
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from alembic import command
 from alembic.config import Config
@@ -8,10 +10,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.errors import DatabaseAway, Unavailable
 
+SchemaState = Literal["ok", "missing", "ahead"]
 _MIGRATE_LOCK = 7_310_585_113_229_415_026  # any constant: processes that start together migrate one after the other
 
 
@@ -39,6 +42,19 @@ def _unusable(engine: AsyncEngine, error: DatabaseError) -> Unavailable:
     )
 
 
+async def state(connection: AsyncConnection) -> SchemaState:
+    """How the database's schema stands to this release. A newer one is what a rolling upgrade looks like from behind."""
+    current = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+    newest, known = _revisions()
+    return "ok" if current == newest else "missing" if current is None or current in known else "ahead"
+
+
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    scripts = ScriptDirectory.from_config(config())
+    return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())
+
+
 def config() -> Config:
     found = Config()
     found.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -49,9 +65,8 @@ def _migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATE_LOCK})
     settings = config()
-    known = ScriptDirectory.from_config(settings)
     current = MigrationContext.configure(connection).get_current_revision()
-    if current is not None and current not in {script.revision for script in known.walk_revisions()}:
+    if current is not None and current not in _revisions()[1]:
         raise Unavailable(f"The database is at schema {current}, which this version does not know: install a newer Perdure.")
     settings.attributes["connection"] = connection
     command.upgrade(settings, "head")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from domain.agents import Limits
-from domain.commands import Progress, RunStart
+from domain.commands import PauseSignal, Progress, RunStart
 from storage.tables import RunRow
 
 
@@ -30,4 +30,5 @@ def run_start(row: RunRow, routes: Mapping[str, Route]) -> RunStart:
         model_queue=route.queue,
         model_timeout_seconds=route.timeout_seconds,
         progress=Progress(),
+        pause=None if row.pause_requested_at is None else PauseSignal(mode="now" if row.pause_mode == "now" else "step"),
     )

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -75,6 +76,29 @@ class PostgresServer:
                 self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def halt(self) -> None:
+        """End the server and keep its files: every connection breaks, and the next is refused."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(STOP_SECONDS)
+
+    def resume(self) -> None:
+        """Start it again, at the same address."""
+        self._start(find_binaries(), _user())
+        self._wait()
+
+    def freeze(self) -> None:
+        """Connections stay, and nothing answers: what a dead network looks like."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        for process in (found := psutil.Process(self.process.pid), *found.children()):
+            process.send_signal(number)
+
     def _initialise(self, binaries: Path, user: str | None) -> None:
         made = subprocess.run(
             [binaries / "initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
@@ -90,7 +114,7 @@ class PostgresServer:
             raise PostgresUnavailable(f"initdb failed: {made.stderr.strip()}")
 
     def _start(self, binaries: Path, user: str | None) -> None:
-        self.port = _free_port()
+        self.port = self.port or _free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,

@@ -121,7 +121,6 @@ class ServiceThread:
             )
             server = _Server(config)
             async with working(self.parts, client):
-                await runs.ensure_sweeper()
                 serving = asyncio.create_task(server.serve())
                 while not server.started:
                     await asyncio.sleep(0.01)

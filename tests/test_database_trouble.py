@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,10 @@ def test_a_locked_database_refuses_and_loses_nothing(troubled: ServiceThread) ->
         other = sqlite3.connect(troubled.settings.data_dir / "perdure.db", isolation_level=None)
         try:
             other.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
             refused = workspace.post("/v1/runs", {"agent": agent, "input": "no"}, expect=503, timeout=60)
+            assert time.monotonic() - began < 10
+            assert workspace.get("/v1/runs")["data"]  # reading needs no lock
         finally:
             other.close()
 

@@ -1,16 +1,17 @@
 """Temporal cannot be reached for a while: what was accepted happens."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from commands.temporal_server import temporal_server
-from tests.service import RunView, ServiceThread, free_port
+from tests.service import RunView, ServiceThread, free_port, is_delta
 
 pytestmark = pytest.mark.single_database
 
@@ -50,19 +51,49 @@ def temporal(tmp_path: Path) -> Iterator[Temporal]:
     server.stop()
 
 
-def test_a_run_accepted_while_temporal_is_away_starts_when_it_is_back(temporal: Temporal, tmp_path: Path) -> None:
-    with ServiceThread(tmp_path / "data", None, temporal=temporal.address) as service, service.workspace() as workspace:
-        agent = workspace.agent(model="demo:echo")["id"]
-        assert workspace.get("/readyz") == {"ready": True, "database": "ok", "temporal": "ok"}
+def test_temporal_goes_away_under_load_and_comes_back(temporal: Temporal, tmp_path: Path) -> None:
+    """What was in flight is done once, what is accepted meanwhile is done after, and nobody hangs."""
+    with (
+        ServiceThread(tmp_path / "data", None, temporal=temporal.address) as service,
+        service.workspace() as workspace,
+        ThreadPoolExecutor(16) as others,
+    ):
+        agent = workspace.agent(tools=["ask_user", "glob"])["id"]
+        step = {"text": "word " * 60, "delay_ms": 20, "tools": [{"name": "glob", "input": {"pattern": "*"}}]}
+        asks = {"tools": [{"name": "ask_user", "input": {"question": "?"}}]}
+        waiting, stopped, killed = (workspace.start(asks, {"text": "end"}, agent=agent) for _ in range(3))
+        for run in (waiting, stopped, killed):
+            run.until(lambda row: row["status"] == "waiting")
+        runs = [workspace.start(step, {"text": "end"}, agent=agent) for _ in range(4)]
+        told = [others.submit(run.stream) for run in runs]
+        runs[-1].stream(until=is_delta)
+        parts = {"database": "ok", "migrations": "ok", "live_bus": "ok"}
+        assert workspace.get("/readyz") == {"ready": True, "temporal": "ok", **parts}
         temporal.stop()
 
-        run = RunView(workspace, workspace.post("/v1/runs", {"agent": agent, "input": "patience"}, expect=201)["id"])
-        assert workspace.get("/readyz", expect=503) == {"ready": False, "database": "ok", "temporal": "unreachable"}
-        dropped = RunView(workspace, workspace.post("/v1/runs", {"agent": agent, "input": "never"}, expect=201)["id"])
+        began = time.monotonic()
+        script = json.dumps({"script": [{"text": "end"}]})
+        body = {"agent": agent, "input": script}
+        accepted = [others.submit(workspace.post, "/v1/runs", body, expect=201) for _ in range(4)]
+        commands = [
+            others.submit(waiting.command, "input", {"content": "yes"}),
+            others.submit(stopped.command, "cancel"),
+            others.submit(killed.command, "terminate"),
+        ]
+        later = [RunView(workspace, answer.result()["id"]) for answer in accepted]
+        for command in commands:
+            command.result()
+        dropped = RunView(workspace, workspace.post("/v1/runs", body, expect=201)["id"])
         dropped.command("cancel")
-        assert run.row["status"] == "queued"
-        time.sleep(1)
+        assert time.monotonic() - began < 15
+        assert workspace.get("/readyz", expect=503) == {"ready": False, "temporal": "unreachable", **parts}
+        assert {run.row["status"] for run in (*later, dropped)} == {"queued"}
         temporal.start()
 
-        assert run.wait(60)["output"] == "patience"
+        assert {run.wait(60)["status"] for run in (*runs, *later, waiting)} == {"completed"}
+        assert (stopped.wait(60)["status"], killed.wait(60)["status"]) == ("cancelled", "terminated")
         assert dropped.wait(60)["status"] == "cancelled"
+        assert "run.started" not in dropped.types()
+        for run, frames in zip(runs, told, strict=True):
+            assert [frame.data["seq"] for frame in frames.result() if "seq" in frame.data] == [e["seq"] for e in run.events()]
+            assert run.types().count("span.model_request_start") == 2

@@ -44,7 +44,7 @@ class AgentRun:
         self._start = start
         self._progress = start.progress
         self._allowance = start.allowance
-        self._pause: PauseSignal | None = None
+        self._pause: PauseSignal | None = start.pause
         self._cancelled = False
         self._cancel_reason: str | None = None
         self._expired = False
@@ -52,6 +52,7 @@ class AgentRun:
         self._pauses = 0
         self._inputs_recorded = 0
         self._inputs: list[InputSignal] = []
+        self._inputs_seen: set[str] = set()
         self._status = "running"
         self._doing = "starting"
         self._in_flight: list[workflow.ActivityHandle[Any]] = []
@@ -96,6 +97,10 @@ class AgentRun:
     @workflow.signal
     def input(self, signal: InputSignal) -> None:
         """New input is in the log, or in the signal itself."""
+        if signal.event_id is not None:
+            if signal.event_id in self._inputs_seen:  # delivered a second time: it must not answer the next question
+                return
+            self._inputs_seen.add(signal.event_id)
         self._inputs.append(signal)
 
     @workflow.query
@@ -162,7 +167,7 @@ class AgentRun:
                 break
         if workflow.info().is_continue_as_new_suggested():
             await workflow.wait_condition(workflow.all_handlers_finished)
-            carried = {"progress": self._progress, "allowance": self._allowance}
+            carried = {"progress": self._progress, "allowance": self._allowance, "pause": None}
             if not (self._cancelled or self._pause or self._inputs):
                 workflow.continue_as_new(self._start.model_copy(update=carried))
         return None

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Literal, TypeVar
 
@@ -15,6 +17,7 @@ from temporalio.client import (
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
+    ScheduleUpdate,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -24,10 +27,15 @@ from domain.commands import InputSignal, PauseSignal, RunStart, RunState
 from domain.errors import Unavailable
 from workflows import attributes
 from workflows.agent_run import AgentRun
-from workflows.sweep import SCHEDULE_ID, Settle, Sweep
+from workflows.sweep import Settle, Sweep
+
+log = logging.getLogger(__name__)
 
 TASK_QUEUE = "perdure"
 SWEEPER_EVERY = timedelta(minutes=1)
+SWEEPER_STUCK = timedelta(hours=1)
+KEPT_EVERY_SECONDS = 30
+"""How soon a schedule that somebody deleted is made again."""
 RPC_SECONDS = 3.0
 
 T = TypeVar("T")
@@ -106,16 +114,37 @@ class RunClient:
         except (RPCError, RuntimeError):
             return False
 
-    async def ensure_sweeper(self) -> None:
-        """Create the sweeper's schedule where it is missing."""
+    async def keep_sweeper(self) -> None:
+        """See to it that the sweeper's schedule exists, as this release has it; runs until it is cancelled."""
+        change = True
+        while True:
+            try:
+                await self._ensure_sweeper(change=change)
+                change = False
+            except RPCError as error:
+                log.warning("the sweeper's schedule cannot be looked at now, trying again: %s", error)
+            await asyncio.sleep(KEPT_EVERY_SECONDS)
+
+    async def _ensure_sweeper(self, *, change: bool) -> None:
+        """`change`: bring one that exists, perhaps of an earlier release, to today's form; paused stays paused."""
+        # Deployments that share a namespace differ in their task queue, and each needs a sweeper of its own.
+        id = f"{self._task_queue}-sweep"
         schedule = Schedule(
-            action=ScheduleActionStartWorkflow(Sweep.run, id=SCHEDULE_ID, task_queue=self._task_queue),
+            # The time-out frees the place of a sweep that is stuck for good, as after a deployment that it cannot replay.
+            action=ScheduleActionStartWorkflow(Sweep.run, id=id, task_queue=self._task_queue, run_timeout=SWEEPER_STUCK),
             spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=SWEEPER_EVERY)]),
             # One at a time, and the next begins as soon as one ends.
             policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.BUFFER_ONE, catchup_window=timedelta(minutes=1)),
         )
-        with contextlib.suppress(ScheduleAlreadyRunningError):
-            await self._client.create_schedule(SCHEDULE_ID, schedule, trigger_immediately=True)
+        try:
+            await self._client.create_schedule(id, schedule, trigger_immediately=True)
+        except ScheduleAlreadyRunningError:
+            if change:
+                handle = self._client.get_schedule_handle(id)
+                await handle.update(
+                    lambda found: ScheduleUpdate(replace(schedule, state=found.description.schedule.state)),
+                    rpc_timeout=self._rpc,
+                )
 
     async def _deliver(self, call: Awaitable[None]) -> None:
         """A workflow that is gone needs no command any more."""

@@ -57,7 +57,7 @@ def record(summary: str) -> ActivityOptions:
     """Database only: repeated until it succeeds, for what a run has decided must be written."""
     return {
         "start_to_close_timeout": timedelta(seconds=10),  # as long as a lost worker holds up the run here
-        "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)),
+        "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5)),
         "summary": summary,
     }
 

@@ -1,15 +1,14 @@
 """The workflows of the sweeper."""
 
-import contextlib
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 from activities.sweep import SweepActivities
+from domain.commands import SweepInput
 from workflows import options
 
-SCHEDULE_ID = "perdure-sweep"
 EVERY = timedelta(seconds=10)
 ROUNDS = 180
 
@@ -20,9 +19,14 @@ class Sweep:
 
     @workflow.run
     async def run(self) -> None:
+        since: datetime | None = None
         for _ in range(ROUNDS):
-            with contextlib.suppress(ActivityError):  # the database or visibility is away: the next round tries again
-                await workflow.execute_activity_method(SweepActivities.run, **options.sweep())
+            begun = workflow.now()  # by Temporal's clock, as the times in its list are
+            try:
+                await workflow.execute_activity_method(SweepActivities.run, SweepInput(since=since), **options.sweep())
+                since = begun
+            except ActivityError:
+                pass  # the database or Temporal's list is away: the next round tries again, and looks back as far
             await workflow.sleep(EVERY)
 
 

@@ -1,23 +1,34 @@
 """Health and facts; no key needed."""
 
-from typing import Literal
+import asyncio
+from collections.abc import Awaitable
+from typing import Literal, TypeVar
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.state import TheService
+from domain.errors import Unavailable
+from storage.schema import SchemaState, state
 
 router = APIRouter(tags=["health"])
+
+T = TypeVar("T")
+
+CHECK_SECONDS = 2.0
 
 
 class Ready(BaseModel):
     ready: bool
     database: Literal["ok", "unreachable"]
+    migrations: Literal["ok", "missing", "ahead", "unknown"]
+    """Ahead: a newer release has changed the schema, as it does in the middle of a rolling upgrade."""
     temporal: Literal["ok", "unreachable"]
+    live_bus: Literal["ok", "unreachable"]
+    """Without it everything works, a little later and without previews; it does not make the process unready."""
     leaving: bool = False
     """Told to stop: what is in flight is still answered. Left out while it is not."""
 
@@ -41,18 +52,20 @@ async def live() -> dict[str, Literal["ok"]]:
     responses={503: {"model": Ready, "description": "A part is missing, or the process is about to end"}},
 )
 async def ready(service: TheService, response: Response) -> Ready:
-    """Whether all parts answer, and which do not."""
-    database = await _database_answers(service)
-    temporal = await service.client.reachable()
-    leaving = service.tails.leaving
-    ready = database and temporal and not leaving
+    """Whether all parts answer, and which do not; within two seconds."""
+    schema, temporal, live_bus = await asyncio.gather(
+        _within(_schema(service)), _within(service.client.reachable()), _within(service.live.answers())
+    )
+    ready = schema in ("ok", "ahead") and temporal is True and not service.tails.leaving
     if not ready:
         response.status_code = 503
     return Ready(
         ready=ready,
-        database="ok" if database else "unreachable",
+        database="unreachable" if schema == "unreachable" or schema is False else "ok",
+        migrations="unknown" if schema == "unreachable" or schema is False else schema,
         temporal="ok" if temporal else "unreachable",
-        leaving=leaving,
+        live_bus="unreachable" if live_bus is False else "ok",
+        leaving=service.tails.leaving,
     )
 
 
@@ -71,10 +84,21 @@ async def metrics() -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _database_answers(service: TheService) -> bool:
+async def _schema(service: TheService) -> SchemaState | Literal["unreachable"]:
     try:
         async with service.database.read() as connection:
-            await connection.execute(text("SELECT 1"))
-    except (SQLAlchemyError, OSError):
+            return await state(connection)
+    except Unavailable:
+        return "unreachable"
+    except SQLAlchemyError:  # there is no such table
+        return "missing"
+
+
+async def _within(check: Awaitable[T]) -> T | Literal[False]:
+    # Not `asyncio.timeout`: that waits until the check has been cancelled, which a driver may take its time over.
+    asking = asyncio.ensure_future(check)
+    done, _ = await asyncio.wait({asking}, timeout=CHECK_SECONDS)
+    if not done:
+        asking.cancel()
         return False
-    return True
+    return asking.result()

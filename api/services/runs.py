@@ -9,8 +9,6 @@ from domain.agents import Limits
 from domain.clock import now
 from domain.errors import Archived, Conflict, RunFinished, SessionBusy
 from domain.events import (
-    AgentQuestion,
-    AgentToolResult,
     Event,
     RunCancelled,
     RunQueued,
@@ -23,7 +21,8 @@ from domain.ids import new_id
 from domain.runs import RunStatus
 from live.bus import LiveBus
 from storage.agents import config_of
-from storage.journal import Draft, read, written
+from storage.journal import Draft, written
+from storage.questions import open_questions
 from storage.rows import add
 from storage.runs import Runs
 from storage.sessions import Sessions
@@ -139,6 +138,8 @@ class RunService:
             "cancel_requested_at": None,
             "terminate_requested_at": None,
             "stop_note": None,
+            "answered_at": None,
+            "workflow_seen_at": None,
         }
         queued = [Draft(RunQueued(attempt=row.attempt + 1))]
         await unit.journal.append(row.session_id, run_id, queued, run_changes=fresh)
@@ -149,12 +150,15 @@ class RunService:
     async def input(self, unit: Unit, run_id: str, content: Content) -> RunRow:
         """Answer the question the run waits with, or add a message that its next model call reads."""
         row = await self._live_run(unit, run_id)
-        question = await self._open_question(unit, row) if row.status == RunStatus.WAITING else None
+        questions = await open_questions(unit.connection, row.session_id, run_id) if row.status == RunStatus.WAITING else []
+        question = next((question.tool_use_id for question in questions if question.answer_id is None), None)
         if question is None:
             await unit.journal.append(row.session_id, run_id, [Draft(UserMessage(content=content), queued=True)])
         else:
             answer = UserAnswer(tool_use_id=question, content=content)
-            (event,) = await unit.journal.append(row.session_id, run_id, [Draft(answer)], key=f"answer/{question}")
+            (event,) = await unit.journal.append(
+                row.session_id, run_id, [Draft(answer)], key=f"answer/{question}", run_changes={"answered_at": now()}
+            )
             unit.deliveries.append(lambda: self._client.input(run_id, event.id))
         return await Runs(unit.connection).get(run_id)
 
@@ -171,13 +175,6 @@ class RunService:
             return False
         await unit.journal.append(row.session_id, row.id, [Draft(payload)])
         return True
-
-    async def _open_question(self, unit: Unit, row: RunRow) -> str | None:
-        types = ("agent.question", "agent.tool_result", "user.answer")
-        events = await read(unit.connection, row.session_id, run_id=row.id, types=types, limit=100_000)
-        answered = {e.payload.tool_use_id for e in events if isinstance(e.payload, AgentToolResult | UserAnswer)}
-        asked = [e.payload.tool_use_id for e in events if isinstance(e.payload, AgentQuestion)]
-        return next((tool_use_id for tool_use_id in asked if tool_use_id not in answered), None)
 
     async def _row(self, unit: Unit, session: SessionRow, new: NewRun) -> RunRow:
         config = await config_of(unit.connection, session.agent_id, session.agent_version)

@@ -194,7 +194,7 @@ def test_keys_are_made_used_and_revoked(perdure: Perdure, monkeypatch: pytest.Mo
 def test_the_doctor(perdure: Perdure, monkeypatch: pytest.MonkeyPatch) -> None:
     well = perdure("doctor").out
     assert "ok    key: accepted" in well
-    assert "ok    ready: database ok, temporal ok" in well
+    assert "ok    ready: database ok, migrations ok, temporal ok, live bus ok" in well
     assert "FAIL" not in well
     monkeypatch.setenv("PERDURE_API_KEY", "pdr_wrong")
     assert "FAIL  key: Not authenticated" in perdure("doctor", expect=1).out
