@@ -6,9 +6,9 @@ model only, or every call.
 """
 
 import asyncio
-import gzip
 import json
 import threading
+import zlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from concurrent.futures import Future
@@ -93,7 +93,7 @@ class FaultyServer:
     bodies: list[dict[str, JsonValue]] = field(default_factory=list[dict[str, JsonValue]])
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     calls: Counter[str] = field(default_factory=Counter[str])
-    """Under `once` and `always`, by model."""
+    """Under `once` and `always`, by path and model."""
     _played: dict[str, Sequence[Frame]] = field(default_factory=dict[str, Sequence[Frame]])
 
     def play(self, *frames: Frame) -> str:
@@ -124,8 +124,9 @@ class FaultyServer:
         claude = path.endswith("/messages")
         if scenario in ("once", "always"):
             model = str(self.bodies[-1]["model"])
-            self.calls[model] += 1
-            scenario = "well" if scenario == "once" and self.calls[model] > 1 else model
+            call = f"{path} {model}"
+            self.calls[call] += 1
+            scenario = "well" if scenario == "once" and self.calls[call] > 1 else model
 
         if scenario in STATUSES:
             status, extra, kind = STATUSES[scenario]
@@ -146,7 +147,7 @@ class FaultyServer:
 
         opening, rest, closing, arguments = _CLAUDE if claude else _OPENAI
         if scenario in ("page", "json", "gzip-cut", "gzip-bad", "empty"):
-            return _answer_oddly(writer, scenario, [*opening, *rest, *closing])
+            return _answer_oddly(writer, scenario, opening, [*rest, *closing])
 
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         if scenario == "headers":
@@ -223,15 +224,17 @@ _CLAUDE = ANTHROPIC_OPENING, ANTHROPIC_REST, ANTHROPIC_CLOSING, ANTHROPIC_ARGUME
 _OPENAI = OPENAI_OPENING, OPENAI_REST, OPENAI_CLOSING, OPENAI_ARGUMENTS
 
 
-def _answer_oddly(writer: asyncio.StreamWriter, scenario: str, frames: Sequence[Frame]) -> bool:
+def _answer_oddly(writer: asyncio.StreamWriter, scenario: str, opening: Sequence[Frame], rest: Sequence[Frame]) -> bool:
     """With status 200 and no stream in it, or half of a compressed one."""
-    packed = gzip.compress(b"".join(map(_sse, frames)))
+    packing = zlib.compressobj(wbits=31)
+    packed = packing.compress(b"".join(map(_sse, opening))) + packing.flush(zlib.Z_SYNC_FLUSH)
+    more = packing.compress(b"".join(map(_sse, rest))) + packing.flush()
     head, body = {
         "page": ("content-type: text/html\r\n", b"<html>Please sign in to the guest network</html>"),
         "json": ("content-type: application/json\r\n", b'{"ok": true}'),
         "empty": ("content-type: text/event-stream\r\n", b""),
-        "gzip-cut": ("content-type: text/event-stream\r\ncontent-encoding: gzip\r\n", packed[: len(packed) // 2]),
-        "gzip-bad": ("content-type: text/event-stream\r\ncontent-encoding: gzip\r\n", packed[:40] + b"\0" * 40),
+        "gzip-cut": ("content-type: text/event-stream\r\ncontent-encoding: gzip\r\n", packed + more[: len(more) // 4]),
+        "gzip-bad": ("content-type: text/event-stream\r\ncontent-encoding: gzip\r\n", packed + b"\xff" * 40),
     }[scenario]
     writer.write(f"HTTP/1.1 200 OK\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     return True
