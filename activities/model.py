@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities.heartbeat import heartbeating
+from activities.heartbeat import heartbeating, unbroken
 from activities.model_records import CallRecords
 from activities.recall import Recall
 from domain.commands import CompleteInput, CompleteResult
@@ -96,7 +96,8 @@ class ModelActivities:
                 return await self._complete(call, records)
         except (RunFinished, NotFound) as error:
             # Terminated, or deleted, while this call was under way: nothing may be written any more.
-            raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
+            benign = ApplicationErrorCategory.BENIGN
+            raise ApplicationError(error.message, type=error.code, non_retryable=True, category=benign) from error
         finally:
             self._live.close_previews(call.session_id, call.run_id)
 
@@ -125,15 +126,15 @@ class ModelActivities:
                 stopping.cancel()
                 if not streaming.done():
                     streaming.cancel()
-                    await asyncio.wait({streaming})
+                    await unbroken(asyncio.wait({streaming}))
         if interrupted:
-            return await asyncio.shield(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
+            return await unbroken(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
         try:
             completion = streaming.result()
         except ProviderError as error:
             raise await records.failed(error, writing.elapsed_ms) from None
         drafts = [_draft(index, block, writing) for index, block in enumerate(completion.content)]
-        return await asyncio.shield(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
+        return await unbroken(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
 
     async def _stream(
         self, provider: Provider, request: CompletionRequest, call: CompleteInput, writing: Writing

@@ -94,6 +94,9 @@ class FaultyServer:
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     calls: Counter[str] = field(default_factory=Counter[str])
     """Under `once` and `always`, by path and model."""
+    models: set[str] = field(default_factory=set[str])
+    """Those that were called, and the paths of requests for none. `left`: those whose caller hung up in mid-answer."""
+    left: set[str] = field(default_factory=set[str])
     _played: dict[str, Sequence[Frame]] = field(default_factory=dict[str, Sequence[Frame]])
 
     def play(self, *frames: Frame) -> str:
@@ -122,9 +125,11 @@ class FaultyServer:
         path = request_line.split(" ")[1]
         scenario = path.split("/")[1]
         claude = path.endswith("/messages")
+        name = str(self.bodies[-1].get("model", path))
+        self.models.add(name)
         if scenario in ("once", "always"):
-            model = str(self.bodies[-1]["model"])
-            call = f"{path} {model}"
+            model = name.partition("~")[0]  # behind it, what tells calls apart
+            call = f"{path} {name}"
             self.calls[call] += 1
             scenario = "well" if scenario == "once" and self.calls[call] > 1 else model
 
@@ -141,7 +146,7 @@ class FaultyServer:
             return True
         if scenario == "silent":
             self.answering.set()
-            return await self._wait_for_close(reader)
+            return await self._wait_for_close(reader, name)
         if scenario == "hangup":
             return False
 
@@ -152,16 +157,16 @@ class FaultyServer:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         if scenario == "headers":
             await writer.drain()
-            return await self._wait_for_close(reader)
+            return await self._wait_for_close(reader, name)
         for frame in self._played.get(scenario, opening):
             _chunk(writer, _sse(frame))
         await writer.drain()
         self.answering.set()
         match scenario:
             case "stall":
-                return await self._wait_for_close(reader)
+                return await self._wait_for_close(reader, name)
             case "drip":
-                closing = asyncio.create_task(self._wait_for_close(reader))
+                closing = asyncio.create_task(self._wait_for_close(reader, name))
                 while not closing.done():
                     _chunk(writer, b": still here\n\n")
                     await asyncio.sleep(0.02)
@@ -197,7 +202,7 @@ class FaultyServer:
                 for frame in (*rest, *closing[:1]):
                     _chunk(writer, _sse(frame))
                 await writer.drain()
-                return scenario == "lingering" and await self._wait_for_close(reader)
+                return scenario == "lingering" and await self._wait_for_close(reader, name)
             case "bad-usage":
                 for frame in rest:
                     _chunk(writer, _sse(frame))
@@ -213,10 +218,11 @@ class FaultyServer:
         writer.write(b"0\r\n\r\n")
         return True
 
-    async def _wait_for_close(self, reader: asyncio.StreamReader) -> bool:
+    async def _wait_for_close(self, reader: asyncio.StreamReader, name: str) -> bool:
         with suppress(ConnectionError):  # a client that leaves in mid-answer resets the connection
             await reader.read()
         self.closed.set()
+        self.left.add(name)
         return False
 
 
