@@ -3,9 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from domain.clock import now
 
 T = TypeVar("T")
 
@@ -39,3 +43,14 @@ async def unbroken(work: Coroutine[Any, Any, T]) -> T:
         with suppress(asyncio.CancelledError):
             await asyncio.wait({task})
     return task.result()
+
+
+def overdue(began: datetime) -> bool:
+    """Whether this attempt may have been given up and made again elsewhere, unknown to a worker that was frozen meanwhile."""
+    timeout = activity.info().heartbeat_timeout
+    return timeout is not None and now() - began >= timeout
+
+
+def superseded() -> ApplicationError:
+    """What an attempt raises that finds that a later one has begun. Nobody hears it: Temporal has given this one up."""
+    return ApplicationError("A later attempt has begun.", type="superseded", category=ApplicationErrorCategory.BENIGN)

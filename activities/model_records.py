@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.heartbeat import overdue, superseded
 from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
@@ -34,7 +35,7 @@ from domain.usage import Usage, cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.database import Database, Transaction
-from storage.journal import Draft, Journal, written
+from storage.journal import Draft, Journal, last_of_type, written
 from storage.runs import Runs
 from tools.registry import Tools
 
@@ -61,6 +62,8 @@ class CallRecords:
         self._call = call
         self._attempt = attempt
         self._start_id = new_id("sevt")
+        self._start_seq = 0
+        self._began = now()
         self._model = ""
 
     async def answered(self) -> CompleteResult | None:
@@ -87,7 +90,8 @@ class CallRecords:
             elif call.resumed and run.status == RunStatus.PAUSED:
                 drafts += [Draft(RunResumed()), Draft(SessionRunning())]
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
-            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=True)
+            started = await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=True)
+            self._start_seq = started[-1].seq
             await journal.take_up(call.session_id, call.run_id)
         # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
@@ -170,9 +174,15 @@ class CallRecords:
         call = self._call
         async with self._database.write() as transaction:
             key = f"{call.call}/{name}"
-            return await self._journal(transaction).append(
+            events = await self._journal(transaction).append(
                 call.session_id, call.run_id, drafts, key=key, key_is_new=self._attempt == 1
             )
+            # Behind the append, for its lock is what puts this attempt and a later one in order.
+            if overdue(self._began):
+                start = "span.model_request_start"
+                if await last_of_type(transaction.connection, call.session_id, call.run_id, start) > self._start_seq:
+                    raise superseded()
+            return events
 
     async def _void_lost_attempt(self, connection: AsyncConnection) -> list[Draft]:
         """Close the call that a dead worker left open, so that viewers drop the text it had begun."""

@@ -1,13 +1,13 @@
 """One tool call: runs the tool and appends its result. What a tool's repetition means is kept here."""
 
 import asyncio
-import time
 from pathlib import Path
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities.heartbeat import heartbeating, unbroken
+from activities.heartbeat import heartbeating, overdue, superseded, unbroken
+from domain.clock import now
 from domain.commands import ToolInput
 from domain.errors import NotFound, RunFinished
 from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
@@ -53,7 +53,7 @@ class ToolActivities:
         once = tool is not None and tool.effect is Effect.ONCE
         # Unbroken, so that a cancellation cannot leave it open whether this was written.
         lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
-        began = time.monotonic()
+        began = now()
         context = ToolContext(
             workspace_id=call.workspace_id,
             session_id=call.session_id,
@@ -78,31 +78,26 @@ class ToolActivities:
             tool_use_id=use.id,
             content=(TextContent(text=outcome.content),),
             is_error=outcome.is_error,
-            duration_ms=round((time.monotonic() - began) * 1000),
+            duration_ms=round((now() - began).total_seconds() * 1000),
         )
-        await unbroken(self._append(call, result, f"{prefix}/result"))
+        await unbroken(self._append(call, result, f"{prefix}/result", overdue(began)))
 
     async def _first_start(self, call: ToolInput, key: str) -> bool:
-        """Write that a tool starts that must never start twice; False when an earlier attempt had written it.
-
-        Raises ApplicationError where a later attempt had: this worker was frozen, has been given up, and must not say a word.
-        """
+        """Write that a tool starts that must never start twice; False when an earlier attempt had written it."""
         attempt = activity.info().attempt
         async with self._database.write() as transaction:
             if before := await written(transaction.connection, call.session_id, key):
                 by = (before[0].private or {}).get("attempt")
                 if isinstance(by, int) and by > attempt:
-                    raise ApplicationError(
-                        "A later attempt has taken this call over.", type="superseded", category=ApplicationErrorCategory.BENIGN
-                    )
+                    raise superseded()
                 return False
             journal = Journal(transaction.connection, transaction.appended)
             started = [Draft(AgentToolStarted(tool_use_id=call.tool_use_id), private={"attempt": attempt})]
             await journal.append(call.session_id, call.run_id, started, key=key, key_is_new=True)
             return True
 
-    async def _append(self, call: ToolInput, result: AgentToolResult, key: str) -> None:
-        attempt = activity.info().attempt
+    async def _append(self, call: ToolInput, result: AgentToolResult, key: str, may_be_there: bool) -> None:
+        is_new = activity.info().attempt == 1 and not may_be_there
         async with self._database.write() as transaction:
             journal = Journal(transaction.connection, transaction.appended)
-            await journal.append(call.session_id, call.run_id, [Draft(result)], key=key, key_is_new=attempt == 1)
+            await journal.append(call.session_id, call.run_id, [Draft(result)], key=key, key_is_new=is_new)
