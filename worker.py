@@ -150,6 +150,9 @@ async def working(
                 max_concurrent_activities=at_once,
                 max_concurrent_workflow_tasks=16,
                 max_cached_workflows=10_000,
+                # The SDK holds heartbeats back for 0.8 of their time-out: too late for a cancellation where the server does not
+                # push it, and a server that is busy for two seconds would lose us the call.
+                max_heartbeat_throttle_interval=timedelta(seconds=5),
                 sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
                 graceful_shutdown_timeout=timedelta(seconds=drain_seconds),
                 deployment_config=_deployment(parts.settings),

@@ -1,18 +1,17 @@
 """One model call: reads the log, streams the provider, writes what came of it."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import JsonValue
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities.heartbeat import heartbeating
+from activities.heartbeat import heartbeating, unbroken
 from activities.model_records import CallRecords
 from activities.recall import Recall
 from domain.commands import CompleteInput, CompleteResult
@@ -112,10 +111,11 @@ class ModelActivities:
             details = activity.cancellation_details()
             if details is None or not details.worker_shutdown:
                 raise
-            return await _whole(records.handed_back())
+            return await unbroken(records.handed_back())
         except (RunFinished, NotFound) as error:
             # Terminated, or deleted, while this call was under way: nothing may be written any more.
-            raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
+            benign = ApplicationErrorCategory.BENIGN
+            raise ApplicationError(error.message, type=error.code, non_retryable=True, category=benign) from error
         finally:
             self._live.close_previews(call.session_id, call.run_id)
 
@@ -126,7 +126,7 @@ class ModelActivities:
         try:
             provider = self._providers.get(model.provider)
         except ProviderError as error:
-            raise await _whole(records.failed(error, 0)) from None
+            raise await unbroken(records.failed(error, 0)) from None
         writing = Writing()
         with self._live.stoppable(call.run_id) as stop:
             streaming = asyncio.create_task(self._stream(provider, request, call, writing))
@@ -144,15 +144,15 @@ class ModelActivities:
                 stopping.cancel()
                 if not streaming.done():
                     streaming.cancel()
-                    await _whole(asyncio.wait({streaming}))
+                    await unbroken(asyncio.wait({streaming}))
         if interrupted:
-            return await _whole(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
+            return await unbroken(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
         try:
             completion = streaming.result()
         except ProviderError as error:
-            raise await _whole(records.failed(error, writing.elapsed_ms)) from None
+            raise await unbroken(records.failed(error, writing.elapsed_ms)) from None
         drafts = [_draft(index, block, writing) for index, block in enumerate(completion.content)]
-        return await _whole(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
+        return await unbroken(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
 
     async def _stream(
         self, provider: Provider, request: CompletionRequest, call: CompleteInput, writing: Writing
@@ -187,15 +187,6 @@ async def _acquire(slot: asyncio.Semaphore) -> bool:
         return False
     finally:
         leaving.cancel()
-
-
-async def _whole(work: Coroutine[Any, Any, T]) -> T:
-    """Carry it out to its end, whatever cancels this activity meanwhile: half of it is worse than all or nothing."""
-    task = asyncio.create_task(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    return task.result()
 
 
 def _draft(index: int, block: AnswerBlock, writing: Writing) -> Draft | None:

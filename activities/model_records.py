@@ -1,7 +1,6 @@
 """What a model call reads and writes: three short transactions around the provider's stream."""
 
 import contextlib
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -9,10 +8,12 @@ from pydantic import JsonValue
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.heartbeat import overdue, superseded
 from activities.lost_calls import end_lost_call
 from activities.patience import patiently
 from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
+from domain.clock import now
 from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
 from domain.completions import Completion, CompletionRequest, ToolUse
 from domain.errors import NotFound, ProviderError, RunFinished
@@ -37,7 +38,7 @@ from domain.usage import Usage, cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.database import Database, Transaction
-from storage.journal import Draft, Journal, written
+from storage.journal import Draft, Journal, last_of_type, written
 from storage.runs import Runs
 from tools.registry import Tools
 
@@ -65,8 +66,10 @@ class CallRecords:
         self._before = call.before or Tries()
         self._try = attempt
         self._attempt = self._before.begun + attempt
-        self._began = 0.0
         self._start_id = new_id("sevt")
+        self._start_seq = 0
+        self._made_at = now()
+        self._begun = False
         self._model = ""
 
     async def answered(self) -> CompleteResult | None:
@@ -87,7 +90,7 @@ class CallRecords:
 
     async def _begin(self, first: bool) -> tuple[ModelConfig, CompletionRequest]:
         call = self._call
-        self._began = time.monotonic()
+        self._begun = True
         async with self._database.write() as transaction:
             run = await Runs(transaction.connection).get(call.run_id)
             if RunStatus(run.status).over:
@@ -101,7 +104,8 @@ class CallRecords:
             elif call.resumed and run.status == RunStatus.PAUSED:
                 drafts += [Draft(RunResumed()), Draft(SessionRunning())]
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
-            await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=first)
+            started = await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=first)
+            self._start_seq = started[-1].seq
             await journal.take_up(call.session_id, call.run_id)
         # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
@@ -182,7 +186,7 @@ class CallRecords:
 
     async def handed_back(self) -> CompleteResult:
         """Close the call, where it had begun: the worker shuts down, and another one is to make it again."""
-        begun = self._began > 0
+        begun = self._begun
         # Without a database nothing is lost: the next attempt closes this one. Nor is it where the run is over meanwhile.
         with contextlib.suppress(SQLAlchemyError, OSError, RunFinished, NotFound):
             begun = begun and await self._close()
@@ -203,7 +207,7 @@ class CallRecords:
             model_request_start_id=self._start_id,
             is_error=True,
             model_usage=Usage(),
-            duration_ms=round((time.monotonic() - self._began) * 1000),
+            duration_ms=round((now() - self._made_at).total_seconds() * 1000),
             attempt=self._attempt,
             error=_HANDED_BACK,
         )
@@ -216,8 +220,14 @@ class CallRecords:
         async def append(first: bool) -> list[Event]:
             async with self._database.write() as transaction:
                 is_new = first and self._attempt == 1
-                journal = self._journal(transaction)
-                return await journal.append(call.session_id, call.run_id, drafts, key=f"{call.call}/{name}", key_is_new=is_new)
+                journal, key = self._journal(transaction), f"{call.call}/{name}"
+                events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new)
+                # Behind the append, for its lock is what puts this attempt and a later one in order.
+                if overdue(self._made_at):
+                    start = "span.model_request_start"
+                    if await last_of_type(transaction.connection, call.session_id, call.run_id, start) > self._start_seq:
+                        raise superseded()
+                return events
 
         return await patiently(append)
 

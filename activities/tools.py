@@ -1,15 +1,15 @@
 """One tool call: runs the tool and appends its result. What a tool's repetition means is kept here."""
 
 import asyncio
-import time
 from datetime import timedelta
 from pathlib import Path
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities.heartbeat import heartbeating
+from activities.heartbeat import heartbeating, overdue, superseded, unbroken
 from activities.patience import patiently
+from domain.clock import now
 from domain.commands import ToolInput
 from domain.errors import NotFound, RunFinished
 from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
@@ -22,6 +22,8 @@ UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
     "started again. Find out before you repeat it."
 )
+CANCELLED = "Cancelled before it was done."
+CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown. Find out before you repeat it."
 
 
 class ToolActivities:
@@ -41,7 +43,8 @@ class ToolActivities:
             async with heartbeating():
                 await self._run(call)
         except (RunFinished, NotFound) as error:
-            raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
+            benign = ApplicationErrorCategory.BENIGN  # terminated, or deleted, meanwhile: no stack trace helps
+            raise ApplicationError(error.message, type=error.code, non_retryable=True, category=benign) from error
 
     async def _run(self, call: ToolInput) -> None:
         prefix = f"{call.run_id}/{call.tool_use_id}"
@@ -51,8 +54,10 @@ class ToolActivities:
             use = await read_one(connection, call.session_id, call.tool_use_id)
         assert isinstance(use.payload, AgentToolUse)
         tool = self._tools.get(use.payload.name)
-        lost = tool is not None and tool.effect is Effect.ONCE and not await self._first_start(call, f"{prefix}/started")
-        began = time.monotonic()
+        once = tool is not None and tool.effect is Effect.ONCE
+        # Unbroken, so that a cancellation cannot leave it open whether this was written.
+        lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
+        began = now()
         context = ToolContext(
             workspace_id=call.workspace_id,
             session_id=call.session_id,
@@ -64,6 +69,8 @@ class ToolActivities:
             outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
         else:
             try:
+                if activity.is_cancelled():  # while its start was being written
+                    raise asyncio.CancelledError
                 outcome = await self._tools.run(use.payload.name, use.payload.input, use.payload.malformed, context)
             except asyncio.CancelledError:
                 details = activity.cancellation_details()
@@ -74,27 +81,32 @@ class ToolActivities:
                 elif details is None or not details.cancel_requested:
                     raise
                 else:
-                    outcome = ToolOutcome("Cancelled before it was done.", is_error=True)
+                    changes = tool is not None and tool.effect is not Effect.READ
+                    outcome = ToolOutcome(CANCELLED_EFFECT if changes else CANCELLED, is_error=True)
         result = AgentToolResult(
             tool_use_id=use.id,
             content=(TextContent(text=outcome.content),),
             is_error=outcome.is_error,
-            duration_ms=round((time.monotonic() - began) * 1000),
+            duration_ms=round((now() - began).total_seconds() * 1000),
         )
-        await asyncio.shield(self._append(call, result, f"{prefix}/result"))
+        await unbroken(self._append(call, result, f"{prefix}/result", overdue(began)))
 
     async def _first_start(self, call: ToolInput, key: str) -> bool:
-        """Write that a tool starts that must never start twice; False when it had been written before."""
+        """Write that a tool starts that must never start twice; False when an earlier attempt had written it."""
+        attempt = activity.info().attempt
         async with self._database.write() as transaction:
-            if await written(transaction.connection, call.session_id, key):
+            if before := await written(transaction.connection, call.session_id, key):
+                by = (before[0].private or {}).get("attempt")
+                if isinstance(by, int) and by > attempt:
+                    raise superseded()
                 return False
             journal = Journal(transaction.connection, transaction.appended)
-            started = [Draft(AgentToolStarted(tool_use_id=call.tool_use_id))]
+            started = [Draft(AgentToolStarted(tool_use_id=call.tool_use_id), private={"attempt": attempt})]
             await journal.append(call.session_id, call.run_id, started, key=key, key_is_new=True)
             return True
 
-    async def _append(self, call: ToolInput, result: AgentToolResult, key: str) -> None:
-        is_new = activity.info().attempt == 1
+    async def _append(self, call: ToolInput, result: AgentToolResult, key: str, may_be_there: bool) -> None:
+        is_new = activity.info().attempt == 1 and not may_be_there
 
         async def append(first: bool) -> None:
             async with self._database.write() as transaction:

@@ -92,7 +92,7 @@ class AnthropicProvider:
         """As in `domain.completions.Provider`; the prompt is cached by the vendor up to its last block."""
         client, extra = self._connect(), _extra_body(request.options)
         deadline = asyncio.get_running_loop().time() + self._config.timeout_seconds
-        answer, started = _Answer(), False
+        answer, started, content_type = _Answer(), False, ""
         try:
             call = client.messages.create(
                 model=request.model,
@@ -105,15 +105,20 @@ class AnthropicProvider:
                 stream=True,
             )
             async with await failures.before(deadline, call) as events:
-                started = True
+                started, content_type = True, events.response.headers.get("content-type", "")
                 while (event := await failures.before(deadline, anext(events, None))) is not None:
-                    if (delta := answer.add(event)) is not None:
+                    with failures.reading(self._place):
+                        delta = answer.add(event)
+                    if delta is not None:
                         yield delta
         except (anthropic.APIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
-            raise self.as_provider_error(error, started) from None
+            if answer.stop_reason is None:  # else all has been said, however the connection ends
+                raise self.as_provider_error(error, started) from None
         if answer.stop_reason is None:
-            raise failures.truncated(self._place)
-        yield answer.completion(answer.stop_reason, request.model)
+            raise failures.truncated(self._place, content_type, answer.empty)
+        with failures.reading(self._place):
+            completion = answer.completion(answer.stop_reason, request.model)
+        yield completion
 
     async def models(self) -> tuple[ModelInfo, ...]:
         client = self._connect()
@@ -187,12 +192,14 @@ class _Answer:
     """What becomes of the events of one streamed message. Blocks of kinds that we do not know are left out."""
 
     def __init__(self) -> None:
+        self.empty = True
         self.stop_reason: StopReason | None = None
         self._model: str | None = None
         self._usage = Usage()
         self._pieces: dict[int, _Piece] = {}  # by the vendor's index, in the order in which they began
 
     def add(self, event: RawMessageStreamEvent) -> Delta | None:
+        self.empty = False
         match event.type:
             case "message_start":
                 self._model = event.message.model
@@ -266,7 +273,7 @@ class _Answer:
             "cache_read_input_tokens": usage.cache_read_input_tokens,
             "cache_creation_input_tokens": usage.cache_creation_input_tokens,
         }
-        self._usage = self._usage.model_copy(update={k: v for k, v in figures.items() if v is not None})
+        self._usage = self._usage.model_copy(update={k: n for k, v in figures.items() if (n := failures.count(v)) is not None})
 
 
 def to_messages(messages: Iterable[Message]) -> list[MessageParam]:

@@ -22,8 +22,9 @@ from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from domain.completions import (
     Completion,
@@ -48,6 +49,9 @@ _OUTPUT_BYTES = 16_000_000
 """A program that never stops printing must not eat the worker's memory."""
 _GRACE_SECONDS = 0.5
 """From SIGTERM to SIGKILL, and how long a pipe may stay open after the program has ended."""
+_DYING_SECONDS = 1.0
+"""From SIGKILL to giving up: a process that waits for a disk that is gone cannot be killed."""
+_MARK = "PERDURE_CALL"
 _TICK_SECONDS = 0.25
 _NOT_FOUND = (126, 127)
 """What shells and env(1) exit with when a program cannot be executed or is not there (POSIX, Shell Command Language 2.8.2)."""
@@ -107,8 +111,11 @@ class CommandProvider:
                         yield Delta(index=0, kind="text", text=piece)
                 if code := await run.exit_code():
                     raise self._failure(code, await run.stderr())
-            finally:
-                await run.end()
+            except BaseException:
+                await run.end(all_of_it=True)
+                raise
+            # What it left running in a session of its own, an agent of its login say, may stay.
+            await run.end(all_of_it=False)
         text = "".join(parts)
         yield Completion(
             content=(Text(text=text),) if text else (),
@@ -152,6 +159,7 @@ class CommandProvider:
             inner = ["exec $argv >&3 3>&-"] if fish else ['exec "$@" >&3 3>&-', "perdure"]
             argv = ["/bin/sh", "-c", 'exec 3>&1 1>&2; exec "$@"', "sh", self._shell, "-l", "-c", *inner, *argv]
         loop = asyncio.get_running_loop()
+        mark = f"{_MARK}={uuid4().hex}"
         try:
             # What create_subprocess_exec does, but with the transport in hand: `_Run.end` must close it.
             transport, protocol = await loop.subprocess_exec(
@@ -161,7 +169,7 @@ class CommandProvider:
                 stdout=PIPE,
                 stderr=PIPE,
                 cwd=directory,
-                env=self._environment,
+                env={**self._environment, **dict([mark.split("=")])},
                 start_new_session=True,
             )
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
@@ -170,7 +178,7 @@ class CommandProvider:
             if error.errno == errno.ENOEXEC:
                 raise self._missing(error.strerror or "not executable") from None
             raise ProviderUnavailable(f"the command could not be started: {error.strerror}") from None
-        return _Run(Process(transport, protocol, loop), transport, prompt, self._config)
+        return _Run(Process(transport, protocol, loop), transport, prompt, self._config, mark)
 
     def _missing(self, detail: str) -> ProviderNotConfigured:
         return ProviderNotConfigured(
@@ -207,11 +215,18 @@ class _User:
 
 
 class _Run:
-    """A started program: feeds it, reads it, and ends all of its process group."""
+    """A started program: feeds it, reads it, and ends it with everything that it started.
 
-    def __init__(self, process: Process, transport: SubprocessTransport, prompt: str | None, config: CommandConfig) -> None:
+    Its descendants are found by their process group and by `mark`, a variable in their environment that they inherit: who
+    leaves for a session of its own is found too. (Linux; elsewhere, and where one empties its environment, the group alone.)
+    """
+
+    def __init__(
+        self, process: Process, transport: SubprocessTransport, prompt: str | None, config: CommandConfig, mark: str
+    ) -> None:
         self._process = process
         self._transport = transport
+        self._mark = mark.encode()
         self._config = config
         self._clock = asyncio.get_running_loop().time
         self._spoke_at = self._clock()
@@ -252,31 +267,48 @@ class _Run:
         await asyncio.wait({self._stderr}, timeout=_GRACE_SECONDS)
         return self._tail.decode(errors="replace").strip()
 
-    async def end(self) -> None:
-        """SIGTERM to the whole group, SIGKILL to what is left of it. Does nothing where all have ended."""
+    async def end(self, *, all_of_it: bool) -> None:
+        """SIGTERM, then SIGKILL to what is left of the group, or of all its descendants; returns when nothing is."""
         try:
-            self._signal(signal.SIGTERM)
-            patience = self._clock() + _GRACE_SECONDS
-            while self._signal(0) and self._clock() < patience:  # noqa: ASYNC110  # nobody announces a group's end
-                await asyncio.sleep(0.02)
+            self._signal(signal.SIGTERM, all_of_it)
+            await self._gone(_GRACE_SECONDS, all_of_it)
         finally:
             # Also when the wait was cancelled: nothing may outlive the call.
-            self._signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL, all_of_it)
             self._stderr.cancel()
             if self._stdin:
                 self._stdin.cancel()
-            # A process that left the group could hold our ends of the pipes open for ever.
-            self._transport.close()
+            try:
+                await self._gone(_DYING_SECONDS, all_of_it)
+            finally:
+                # A process that left the group could hold our ends of the pipes open for ever.
+                self._transport.close()
 
-    def _signal(self, number: int) -> bool:
-        """Whether anything of the group was there. Its id is not reused while it is."""
-        try:
+    async def _gone(self, within_seconds: float, all_of_it: bool) -> None:
+        patience = self._clock() + within_seconds
+        while self._left(all_of_it) and self._clock() < patience:  # noqa: ASYNC110  # nobody announces a group's end
+            await asyncio.sleep(0.02)
+
+    def _signal(self, number: int, all_of_it: bool) -> None:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        for pid in self._descendants() if all_of_it else ():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+    def _left(self, all_of_it: bool) -> bool:
+        # Until asyncio has its exit code: closing the transport earlier would take the code from under it.
+        reaped = self._transport.get_returncode() is not None
+        return not reaped or _group_lives(self._process.pid) or (all_of_it and bool(self._descendants()))
+
+    def _descendants(self) -> list[int]:
+        """Who carries the mark. A zombie carries nothing any more."""
+        found: list[int] = []
+        for pid in _pids():
+            with suppress(OSError):
+                if self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    found.append(pid)
+        return found
 
     def _check(self) -> None:
         if self._clock() >= self._deadline:
@@ -302,6 +334,29 @@ class _Run:
             self._process.stdin.write(data)
             await self._process.stdin.drain()
         self._process.stdin.close()
+
+
+def _pids() -> list[int]:
+    with suppress(FileNotFoundError):  # no Linux
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return []
+
+
+def _group_lives(group: int) -> bool:
+    """Whether any of it is more than a zombie: in a container without an init nobody reaps those. Its id is not reused."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    for pid in (pids := _pids()):
+        with suppress(OSError):
+            # proc(5): state, parent and group follow the name, which may hold anything.
+            state, _, its_group = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:3]
+            if int(its_group) == group and state != b"Z":
+                return True
+    return not pids
 
 
 def _prompt(request: CompletionRequest) -> str:

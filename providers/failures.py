@@ -6,7 +6,8 @@ vendors quote the key in theirs.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -24,7 +25,10 @@ from domain.errors import (
 )
 
 CONNECT_SECONDS = 10.0
+MAX_PAUSE_SECONDS = 3600.0
+"""The longest pause that a vendor's word makes. Who means a day is asked every hour, who wrote nonsense costs no more."""
 _DETAIL_CHARACTERS = 500
+_NO_COUNT = 1 << 40
 
 T = TypeVar("T")
 
@@ -79,31 +83,60 @@ def of_transport(error: BaseException, *, place: str, started: bool) -> Provider
     if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout):
         return ProviderStalled(f"{place} was silent for longer than idle_timeout_seconds.")
     if isinstance(error, ValueError):
-        return ProviderUnavailable(f"{place} sent something that is no valid answer ({kind}).")
+        return _unreadable(place, error)
     if started:
         return ProviderTruncated(f"{place} broke the connection in mid-answer ({kind}).")
     return ProviderUnavailable(f"No connection to {place} ({kind}).")
 
 
-def truncated(place: str) -> ProviderTruncated:
+@contextmanager
+def reading(place: str) -> Generator[None]:
+    """Around what takes an answer apart: the packages do not check that members are there, or of which type they are."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _unreadable(place, error) from None
+
+
+def count(figure: object) -> int | None:
+    """A figure of the vendor's usage. None for what is no count: usage that cannot be read is no reason to lose an answer."""
+    return figure if isinstance(figure, int) and 0 <= figure < _NO_COUNT else None
+
+
+def truncated(place: str, content_type: str, empty: bool) -> ProviderError:
+    """An answer that ended without a stop reason; `empty`: without a single event."""
+    media_type = content_type.partition(";")[0].strip()
+    if empty and media_type != "text/event-stream":
+        return ProviderUnavailable(f"{place} answered with {media_type or 'no type'} and not with a stream: is base_url right?")
     return ProviderTruncated(f"{place} ended its answer without a stop reason.")
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """`retry-after-ms` (OpenAI's), else RFC 9110 `Retry-After`: seconds or a date. None where absent or unreadable."""
+    """`retry-after-ms` (OpenAI's), else RFC 9110 `Retry-After`: seconds or a date, at most `MAX_PAUSE_SECONDS`.
+
+    None where absent or unreadable.
+    """
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) / divisor
         except ValueError:
             continue
         if math.isfinite(seconds):
-            return max(seconds, 0.0)
+            return _pause(seconds)
     try:
         moment = parsedate_to_datetime(headers.get("retry-after", ""))
     except ValueError:
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max((aware - datetime.now(UTC)).total_seconds(), 0.0)
+    return _pause((aware - datetime.now(UTC)).total_seconds())
+
+
+def _pause(seconds: float) -> float:
+    return min(max(seconds, 0.0), MAX_PAUSE_SECONDS)
+
+
+def _unreadable(place: str, error: BaseException) -> ProviderUnavailable:
+    return ProviderUnavailable(f"{place} sent something that is no valid answer ({type(error).__name__}).")
 
 
 def place_of(base_url: str) -> str:

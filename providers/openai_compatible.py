@@ -89,7 +89,7 @@ class OpenAICompatibleProvider:
         """As in `domain.completions.Provider`."""
         client, extra = self._connect(), self._extra_body(request)
         deadline = asyncio.get_running_loop().time() + self._config.timeout_seconds
-        answer, started = _Answer(), False
+        answer, started, content_type = _Answer(), False, ""
         try:
             call = client.chat.completions.create(
                 model=request.model,
@@ -100,17 +100,22 @@ class OpenAICompatibleProvider:
                 extra_body=extra,
             )
             async with await failures.before(deadline, call) as chunks:
-                started = True
+                started, content_type = True, chunks.response.headers.get("content-type", "")
                 while (chunk := await failures.before(deadline, anext(chunks, None))) is not None:
-                    for delta in answer.add(chunk):
+                    with failures.reading(self._place):
+                        deltas = answer.add(chunk)
+                    for delta in deltas:
                         yield delta
         except (openai.APIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
-            raise self.as_provider_error(error, started) from None
+            if answer.finish_reason is None:  # else all has been said, however the connection ends
+                raise self.as_provider_error(error, started) from None
         if answer.finish_reason is None:
-            raise failures.truncated(self._place)
+            raise failures.truncated(self._place, content_type, answer.empty)
         if answer.finish_reason == "error":  # OpenRouter's, when the server behind it failed
             raise ProviderUnavailable(f"{self._place} failed in mid-answer.")
-        yield answer.completion(request)
+        with failures.reading(self._place):
+            completion = answer.completion(request)
+        yield completion
 
     async def models(self) -> tuple[ModelInfo, ...]:
         client = self._connect()
@@ -195,6 +200,7 @@ class _Answer:
     """What becomes of the chunks of one answer: text and reasoning in the order they came, then the tool uses."""
 
     def __init__(self) -> None:
+        self.empty = True
         self.finish_reason: str | None = None
         self._refused = False
         self._model: str | None = None
@@ -204,6 +210,7 @@ class _Answer:
         self._at: dict[int, _Call] = {}
 
     def add(self, chunk: ChatCompletionChunk) -> list[Delta]:
+        self.empty = False
         self._model = chunk.model or self._model
         self._usage = chunk.usage or self._usage
         deltas: list[Delta] = []
@@ -302,14 +309,17 @@ def _tool(spec: ToolSpec) -> ChatCompletionFunctionToolParam:
 
 def _counted(usage: CompletionUsage | None) -> Usage | None:
     """OpenAI's `prompt_tokens` include those read from and written to its cache; ours do not. All zero means unknown."""
-    if usage is None or not (usage.prompt_tokens or usage.completion_tokens):
+    if usage is None:
+        return None
+    asked, answered = failures.count(usage.prompt_tokens) or 0, failures.count(usage.completion_tokens) or 0
+    if not (asked or answered):
         return None
     details = usage.prompt_tokens_details
-    read = (details and details.cached_tokens) or 0
-    written = (details and details.cache_write_tokens) or 0
+    read = (details and failures.count(details.cached_tokens)) or 0
+    written = (details and failures.count(details.cache_write_tokens)) or 0
     return Usage(
-        input_tokens=max((usage.prompt_tokens or 0) - read - written, 0),
-        output_tokens=usage.completion_tokens or 0,
+        input_tokens=max(asked - read - written, 0),
+        output_tokens=answered,
         cache_read_input_tokens=read,
         cache_creation_input_tokens=written,
     )

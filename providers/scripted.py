@@ -42,6 +42,7 @@ from domain.errors import (
 )
 from domain.usage import Usage, estimate_tokens
 from providers.config import ScriptedConfig
+from providers.failures import MAX_PAUSE_SECONDS
 
 MODELS = ("demo", "echo", "script")
 END = "(end of script)"
@@ -80,7 +81,7 @@ class Failure(Strict):
 
     code: Literal["unavailable", "rate_limited", "auth", "rejected"]
     message: str = "the script says so"
-    retry_after_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    retry_after_seconds: float | None = Field(default=None, ge=0, le=MAX_PAUSE_SECONDS)
     times: Attempts | None = None
 
 

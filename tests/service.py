@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import httpx2
 import uvicorn
+from temporalio.client import Client
 
 from api.app import create_app
 from commands.bootstrap import bootstrap
@@ -60,6 +61,7 @@ class ServiceThread:
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.temporal_address = temporal or f"127.0.0.1:{self.settings.temporal_port}"
         self.parts: Parts
+        self.temporal: Client
         self._temporal = temporal
         self._dynamic = dynamic
         self._loop = asyncio.new_event_loop()
@@ -105,7 +107,7 @@ class ServiceThread:
         async with self._temporal_server(), parts(self.settings) as self.parts:
             await migrate(self.parts.database.engine)
             await bootstrap(self.parts, data)
-            client = await connect(self.settings, self.temporal_address)
+            client = self.temporal = await connect(self.settings, self.temporal_address)
             runs = RunClient(client, self.settings.task_queue)
             app = create_app(
                 database=self.parts.database,

@@ -177,7 +177,7 @@ async def test_the_environment_is_clean_but_for_what_is_passed(monkeypatch: pyte
     show = "import os; print(sorted(os.environ), os.environ['TOKEN'], os.listdir('.'), os.getcwd())"
     text = await answer(command(*python(show), environment={"TOKEN": "given"}), ask())
 
-    assert "['HOME', 'LANG', 'LOGNAME', 'PATH', 'SHELL', 'TOKEN', 'USER'] given [] " in text
+    assert "['HOME', 'LANG', 'LOGNAME', 'PATH', 'PERDURE_CALL', 'SHELL', 'TOKEN', 'USER'] given [] " in text
     assert not Path(text.rpartition(" ")[2]).exists()
 
 

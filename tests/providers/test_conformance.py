@@ -27,7 +27,7 @@ from domain.errors import (
     ProviderUnavailable,
 )
 from tests.providers.conftest import KEY, Vendor, answer
-from tests.providers.faulty import FaultyServer
+from tests.providers.faulty import WHOLE, FaultyServer
 
 Connect = Callable[..., Provider]
 
@@ -106,6 +106,16 @@ async def test_the_output_limit_is_a_stop_reason(vendor: Vendor, connect: Connec
         ("disconnect", ProviderTruncated, None),
         ("malformed", ProviderUnavailable, None),
         ("notutf8", ProviderUnavailable, None),
+        ("wrong-shape", ProviderUnavailable, None),
+        ("no-object", ProviderUnavailable, None),
+        ("unstopped", ProviderTruncated, None),
+        ("half-arguments", ProviderTruncated, None),
+        ("empty", ProviderTruncated, None),
+        ("gzip-cut", ProviderTruncated, None),
+        ("gzip-bad", ProviderTruncated, None),
+        ("page", ProviderUnavailable, None),
+        ("json", ProviderUnavailable, None),
+        ("error-event", ProviderUnavailable, None),
         ("hangup", ProviderUnavailable, None),
         ("400", ProviderRejected, None),
         ("401", ProviderAuth, None),
@@ -116,6 +126,9 @@ async def test_the_output_limit_is_a_stop_reason(vendor: Vendor, connect: Connec
         ("429", ProviderRateLimited, 7),
         ("429-ms", ProviderRateLimited, 1.5),
         ("429-nonsense", ProviderRateLimited, None),
+        ("429-day", ProviderRateLimited, 3600),
+        ("429-date", ProviderRateLimited, 3600),
+        ("429-absurd", ProviderRateLimited, 3600),
         ("500", ProviderUnavailable, None),
         ("503", ProviderUnavailable, 3),
         ("529", ProviderUnavailable, None),
@@ -142,10 +155,10 @@ async def test_a_fault_has_its_posture(
 
 async def test_a_date_in_retry_after_is_understood(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:
     with pytest.raises(ProviderRateLimited) as caught:
-        await answer(connect(f"{faulty.url}/429-date"), vendor.ask("hi"))
+        await answer(connect(f"{faulty.url}/429-soon"), vendor.ask("hi"))
 
     assert caught.value.retry_after_seconds is not None
-    assert caught.value.retry_after_seconds > 365 * 86_400
+    assert 0.5 < caught.value.retry_after_seconds <= 2
 
 
 async def test_what_came_before_a_fault_was_streamed(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:
@@ -157,7 +170,17 @@ async def test_what_came_before_a_fault_was_streamed(vendor: Vendor, connect: Co
     assert seen == [Delta(index=0, kind="text", text="Half an")]
 
 
-@pytest.mark.parametrize("scenario", ["stall", "silent"])
+@pytest.mark.parametrize("scenario", ["well", "bad-usage", "lingering", "broken-late"])
+async def test_what_comes_after_the_stop_reason_spoils_nothing(
+    vendor: Vendor, connect: Connect, faulty: FaultyServer, scenario: str
+) -> None:
+    _, completion = await answer(connect(f"{faulty.url}/{scenario}", idle=0.2), vendor.ask("hi"))
+
+    assert completion.content == (Text(text=WHOLE),)
+    assert completion.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("scenario", ["stall", "silent", "headers"])
 async def test_silence_is_a_stall(vendor: Vendor, connect: Connect, faulty: FaultyServer, scenario: str) -> None:
     with pytest.raises(ProviderStalled, match="silent"):
         await answer(connect(f"{faulty.url}/{scenario}", idle=0.2), vendor.ask("hi"))
@@ -178,8 +201,8 @@ async def test_a_call_has_a_total_time(vendor: Vendor, connect: Connect, faulty:
 async def test_the_total_time_never_interrupts_the_reader(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:
     read = 0
     with pytest.raises(ProviderStalled):
-        async for _ in connect(f"{faulty.url}/drip", total=0.2).stream(vendor.ask("hi")):
-            await asyncio.sleep(0.3)
+        async for _ in connect(f"{faulty.url}/drip", total=0.6).stream(vendor.ask("hi")):
+            await asyncio.sleep(0.8)
             read += 1
 
     assert read == 1
