@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -61,9 +61,8 @@ def working(fleet: Fleet) -> Process:
     return worker
 
 
-def start(http: httpx2.Client, *steps: dict[str, Any], model: str = "demo:script") -> str:
-    tools = [{"type": "function", "name": name} for name in ("ring", "listen", "pay")]
-    agent = http.post("/v1/agents", json={"name": f"a{time.monotonic_ns()}", "model": model, "tools": tools})
+def start(http: httpx2.Client, *steps: dict[str, Any], model: str = "demo:script", tools: Sequence[Any] = ()) -> str:
+    agent = http.post("/v1/agents", json={"name": f"a{time.monotonic_ns()}", "model": model, "tools": list(tools)})
     assert agent.status_code == 201, agent.text
     run = http.post("/v1/runs", json={"agent": agent.json()["id"], "input": json.dumps({"script": steps})})
     assert run.status_code == 201, run.text
@@ -138,7 +137,8 @@ def test_a_model_call_is_handed_back_without_burning_an_attempt(fleet: Fleet, ht
 def test_tools_are_run_again_or_their_outcome_is_unknown(fleet: Fleet, http: httpx2.Client) -> None:
     leaving = working(fleet)
     steps = [{"tools": [{"name": name, "input": {"name": name, "seconds": 30}} for name in ("ring", "listen", "pay")]}, END]
-    run_id = start(http, *steps)
+    bells = [{"type": "function", "name": name} for name in ("ring", "listen", "pay")]
+    run_id = start(http, *steps, tools=bells)
     with Watching(fleet, run_id) as viewer:
         viewer.until("agent.tool_started")
         time.sleep(0.3)
