@@ -19,6 +19,7 @@ from activities.model import ModelActivities
 from activities.records import RecordActivities
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
+from domain.errors import Invalid
 from live.memory import LiveBus
 from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
@@ -106,6 +107,7 @@ async def working(
     tools = ToolActivities(parts.database, parts.tools, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)
     sweep = SweepActivities(parts.database, client, RunClient(client, main), parts.routes)
+    deployment = _deployment(parts.settings)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:
         for queue, at_once in queues.items():
@@ -124,7 +126,7 @@ async def working(
                 max_cached_workflows=10_000,
                 sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
                 graceful_shutdown_timeout=timedelta(seconds=drain_seconds),
-                deployment_config=_deployment(parts.settings),
+                deployment_config=deployment,
             )
             workers.append(await stack.enter_async_context(worker))
         try:
@@ -135,9 +137,14 @@ async def working(
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
-    """Worker Versioning, where both names are set. Runs move to a newer build by themselves: docs/adr/0005."""
-    if settings.deployment_name is None or settings.build_id is None:
+    """Worker Versioning, where it is asked for. Runs move to a newer build by themselves: docs/adr/0005.
+
+    Not with the embedded Temporal, where nobody would make a build the current one. Raises Invalid for half of it.
+    """
+    if settings.temporal_address is None or not (settings.deployment_name or settings.build_id):
         return None
+    if not (settings.deployment_name and settings.build_id):
+        raise Invalid("TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID go together: set both or none.")
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(settings.deployment_name, settings.build_id),
         use_worker_versioning=True,

@@ -19,6 +19,7 @@ def test_a_run_goes_on_when_another_build_becomes_current(tmp_path: Path) -> Non
         fleet.temporal()
         fleet.migrate()
         api = fleet.api()
+        nameless = fleet.worker()
         first = build(fleet, "v1")
         api.ready()
         with httpx2.Client(base_url=api.url, headers=AUTH, timeout=30) as http:
@@ -37,6 +38,8 @@ def test_a_run_goes_on_when_another_build_becomes_current(tmp_path: Path) -> Non
             assert first.stop()[0] == 0
             assert over(http, called)["output"].startswith("long")
 
+        assert nameless.process.wait(10) == 1
+        assert "set both or none" in nameless.output
         assert builds(fleet, asked) == ["v1", "v2"]
         assert builds(fleet, called) == ["v1", "v2"]
         assert builds(fleet, fresh) == ["v2"]
