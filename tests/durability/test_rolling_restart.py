@@ -65,8 +65,9 @@ def test_nothing_fails(tmp_path: Path) -> None:
     (tmp_path / "perdure.toml").write_text('[tools]\nmodules = ["tests.durability.bells"]\n')
     with Fleet(tmp_path, PERDURE_DRAIN_SECONDS="0.5", PERDURE_LEAVE_SECONDS="0.5") as fleet:
         fleet.temporal()
-        fleet.migrate()
-        apis = [fleet.api() for _ in range(2)]
+        apis = [fleet.api()]
+        apis[0].ready()  # which makes the database
+        apis.append(fleet.api())
         workers = [fleet.worker() for _ in range(2)]
         for api, worker in zip(apis, workers, strict=True):
             api.ready()
