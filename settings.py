@@ -87,9 +87,9 @@ class Settings(BaseSettings):
     temporal_tls: bool = Field(default=False, validation_alias="TEMPORAL_TLS")
     """Whether to speak TLS with a Temporal of your own."""
     deployment_name: str | None = Field(default=None, validation_alias="TEMPORAL_DEPLOYMENT_NAME")
-    """With a build id: the Worker Deployment that workers belong to. Off by default; see operations."""
+    """The Worker Deployment that a worker belongs to, together with `TEMPORAL_WORKER_BUILD_ID`."""
     build_id: str | None = Field(default=None, validation_alias="TEMPORAL_WORKER_BUILD_ID")
-    """The version of this worker within its Worker Deployment."""
+    """The worker's version in its Worker Deployment. Both set: Worker Versioning is on, see Operations."""
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
     """Another address of Anthropic's API, for the preset `anthropic`."""
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")

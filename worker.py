@@ -19,6 +19,7 @@ from activities.model import ModelActivities
 from activities.records import RecordActivities
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
+from domain.errors import Invalid
 from live.bus import LiveBus
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
@@ -131,6 +132,7 @@ async def working(
     records = RecordActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
     sweep = SweepActivities(parts.database, client, runs, parts.routes)
+    deployment = _deployment(parts.settings)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:
         if main in queues:
@@ -155,7 +157,7 @@ async def working(
                 max_heartbeat_throttle_interval=timedelta(seconds=5),
                 sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
                 graceful_shutdown_timeout=timedelta(seconds=drain_seconds),
-                deployment_config=_deployment(parts.settings),
+                deployment_config=deployment,
             )
             workers.append(await stack.enter_async_context(worker))
         try:
@@ -166,9 +168,14 @@ async def working(
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
-    """Worker Versioning, where both names are set. Runs move to a newer build by themselves: docs/adr/0005."""
-    if settings.deployment_name is None or settings.build_id is None:
+    """Worker Versioning, where it is asked for. Runs move to a newer build by themselves: docs/adr/0005.
+
+    Not with the embedded Temporal, where nobody would make a build the current one. Raises Invalid for half of it.
+    """
+    if settings.temporal_address is None or not (settings.deployment_name or settings.build_id):
         return None
+    if not (settings.deployment_name and settings.build_id):
+        raise Invalid("TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID go together: set both or none.")
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(settings.deployment_name, settings.build_id),
         use_worker_versioning=True,

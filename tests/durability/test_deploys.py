@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,23 +31,13 @@ END = {"text": "the end"}
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     (folder / "perdure.toml").write_text(CONFIG)
     with Fleet(folder) as fleet:
         fleet.temporal()
-        fleet.migrate()
         fleet.api().ready()
         yield fleet
-
-
-@pytest.fixture
-def fleet(running: Fleet) -> Iterator[Fleet]:
-    """Without a worker that another test has left."""
-    before = len(running.started)
-    yield running
-    for process in running.started[before:]:
-        process.kill()
 
 
 @pytest.fixture
@@ -55,15 +46,31 @@ def http(fleet: Fleet) -> Iterator[httpx2.Client]:
         yield http
 
 
-def working(fleet: Fleet) -> Process:
-    worker = fleet.worker(**DRAIN)
-    worker.says("worker is ready")
-    return worker
+class Workers:
+    """One after the other: the successor of one test is the one that leaves in the next."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.current = self._start()
+
+    def successor(self) -> Process:
+        """Start it beside the current one, which is returned."""
+        leaving, self.current = self.current, self._start()
+        return leaving
+
+    def _start(self) -> Process:
+        worker = self._fleet.worker(**DRAIN)
+        worker.says("worker is ready")
+        return worker
 
 
-def start(http: httpx2.Client, *steps: dict[str, Any], model: str = "demo:script") -> str:
-    tools = [{"type": "function", "name": name} for name in ("ring", "listen", "pay")]
-    agent = http.post("/v1/agents", json={"name": f"a{time.monotonic_ns()}", "model": model, "tools": tools})
+@pytest.fixture(scope="module")
+def workers(fleet: Fleet) -> Workers:
+    return Workers(fleet)
+
+
+def start(http: httpx2.Client, *steps: dict[str, Any], model: str = "demo:script", tools: Sequence[Any] = ()) -> str:
+    agent = http.post("/v1/agents", json={"name": f"a{time.monotonic_ns()}", "model": model, "tools": list(tools)})
     assert agent.status_code == 201, agent.text
     run = http.post("/v1/runs", json={"agent": agent.json()["id"], "input": json.dumps({"script": steps})})
     assert run.status_code == 201, run.text
@@ -96,8 +103,7 @@ def history(fleet: Fleet, run_id: str) -> list[HistoryEvent]:
     return asyncio.run(fetch())
 
 
-def test_a_model_call_is_handed_back_without_burning_an_attempt(fleet: Fleet, http: httpx2.Client) -> None:
-    leaving = working(fleet)
+def test_a_model_call_is_handed_back_without_burning_an_attempt(fleet: Fleet, workers: Workers, http: httpx2.Client) -> None:
     told = start(
         http,
         {"text": "told", "words": 20, "fail": {"code": "unavailable", "times": 1}, "stall_attempts": 2},
@@ -106,7 +112,7 @@ def test_a_model_call_is_handed_back_without_burning_an_attempt(fleet: Fleet, ht
     with Watching(fleet, told) as viewer:
         viewer.until("span.model_request_start", 2)
         waiting = start(http, {"text": "short"}, model="narrow:script")  # for the provider's only slot
-        working(fleet)
+        leaving = workers.successor()
         code, seconds = leaving.stop()
         left = time.monotonic()
         again = viewer.until("span.model_request_start", 3)
@@ -135,14 +141,14 @@ def test_a_model_call_is_handed_back_without_burning_an_attempt(fleet: Fleet, ht
     assert calls == [12, 11], "one attempt has failed; the one that was handed back counts for nothing"
 
 
-def test_tools_are_run_again_or_their_outcome_is_unknown(fleet: Fleet, http: httpx2.Client) -> None:
-    leaving = working(fleet)
+def test_tools_are_run_again_or_their_outcome_is_unknown(fleet: Fleet, workers: Workers, http: httpx2.Client) -> None:
     steps = [{"tools": [{"name": name, "input": {"name": name, "seconds": 30}} for name in ("ring", "listen", "pay")]}, END]
-    run_id = start(http, *steps)
+    bells = [{"type": "function", "name": name} for name in ("ring", "listen", "pay")]
+    run_id = start(http, *steps, tools=bells)
     with Watching(fleet, run_id) as viewer:
         viewer.until("agent.tool_started")
         time.sleep(0.3)
-        working(fleet)
+        leaving = workers.successor()
         code, _ = leaving.stop()
         viewer.until("done")
 
@@ -157,12 +163,11 @@ def test_tools_are_run_again_or_their_outcome_is_unknown(fleet: Fleet, http: htt
     assert (over(http, run_id)["status"], viewer.story.faults) == ("completed", [])
 
 
-def test_a_command_that_races_with_the_shutdown_wins(fleet: Fleet, http: httpx2.Client) -> None:
-    leaving = working(fleet)
+def test_a_command_that_races_with_the_shutdown_wins(workers: Workers, http: httpx2.Client) -> None:
     runs = [start(http, {"text": "long", "words": 500, "delay_ms": 40, "stall_attempts": 1}, END) for _ in range(8)]
     for run_id in runs:
         until(lambda run_id=run_id: bool(events(http, run_id, "span.model_request_start")))
-    working(fleet)
+    leaving = workers.successor()
     leaving.process.terminate()
     told = time.monotonic()
     for number, run_id in enumerate(runs):  # from before its second of grace is over until after
@@ -187,23 +192,25 @@ def test_an_api_says_farewell_and_finishes_what_is_in_flight(fleet: Fleet) -> No
     leaving = fleet.api(PERDURE_LEAVE_SECONDS="4")
     leaving.ready()
     fleet.ports.pop()
+    opened = threading.Semaphore(0)
     with httpx2.Client(base_url=leaving.url, headers=AUTH, timeout=30) as http, ThreadPoolExecutor(30) as threads:
-        run_id = start(http, END)  # there is no worker: it stays queued
-        streams = [threads.submit(_stream, leaving.url, run_id) for _ in range(20)]
+        run_id = start(http, {"text": "long", "words": 20, "stall_attempts": 1})
+        streams = [threads.submit(_stream, leaving.url, run_id, opened) for _ in range(20)]
         waiting = threads.submit(
             httpx2.get, f"{leaving.url}/v1/runs/{run_id}/wait?timeout_seconds=60", headers=AUTH, timeout=30
         )
-        time.sleep(1)
+        for _ in streams:
+            assert opened.acquire(timeout=10)
         leaving.process.terminate()
         told = time.monotonic()
         texts = [stream.result(10) for stream in streams]
         assert time.monotonic() - told < 3, "the streams have not ended at once"
-        assert waiting.result(10).json()["status"] == "queued"
+        assert waiting.result(10).json()["finished_at"] is None
         refused = http.get("/readyz")
         late = http.get(f"/v1/runs/{run_id}")
         assert (refused.status_code, refused.json()["leaving"], late.status_code) == (503, True, 200)
         assert late.headers["Connection"] == "close"
-        assert _stream(leaving.url, run_id).count("going away") == 1
+        assert _stream(leaving.url, run_id, opened).count("going away") == 1
         assert leaving.process.wait(10) == 0
     farewells = [text.rpartition("\n\n: server is going away\nretry: ") for text in texts]
     assert all("event: run.queued" in before for before, _, _ in farewells)
@@ -214,6 +221,12 @@ def test_an_api_says_farewell_and_finishes_what_is_in_flight(fleet: Fleet) -> No
     assert "ASGI" not in leaving.output
 
 
-def _stream(url: str, run_id: str) -> str:
+def _stream(url: str, run_id: str, opened: threading.Semaphore) -> str:
     """All of a run's stream. Raises when the connection is torn off."""
-    return httpx2.get(f"{url}/v1/runs/{run_id}/events/stream", headers=AUTH, timeout=30).text
+    text = ""
+    with httpx2.stream("GET", f"{url}/v1/runs/{run_id}/events/stream", headers=AUTH, timeout=30) as response:
+        for piece in response.iter_text():
+            text += piece
+            if "run.queued" in piece:
+                opened.release()
+    return text
