@@ -288,6 +288,15 @@ def test_terminate(place: Place, kind: Kind, way: str, monkeypatch: pytest.Monke
         assert going.run.types()[-1] == "run.terminated"
 
 
+def test_a_cancellation_that_meets_the_end_of_its_call_settles_the_run(workspace: Workspace) -> None:
+    """The flag on the bus ends the call at once, so that its result and the cancellation often come in one workflow task."""
+    runs = [workspace.start({"text": "word " * 400, "delay_ms": 20}) for _ in range(20)]
+    for run in runs:
+        run.command("cancel")
+    for run in runs:
+        assert run.wait(SECONDS)["status"] == "cancelled"
+
+
 def no_bus(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the API is another process and there is no Redis: Temporal's own cancellation must do."""
 

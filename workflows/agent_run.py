@@ -342,7 +342,9 @@ class AgentRun:
     def _stop_in_flight(self) -> None:
         self._stopping = True
         for handle in self._in_flight:
-            handle.cancel()
+            # In the next turn of the loop: cancelled in the one in which its result came in, an activity loses the result and
+            # raises a bare CancelledError, which would end the workflow without settling the run.
+            asyncio.get_running_loop().call_soon(handle.cancel)
 
     def _failure(self, error: ActivityError) -> FinishInput:
         cause = error.cause
