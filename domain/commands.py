@@ -54,6 +54,8 @@ class RunStart(BaseModel, frozen=True):
     """Unix time at which `max_seconds` are over; set by the run itself."""
     pause: PauseSignal | None = None
     """Asked for before the run began."""
+    resumed: bool = False
+    """Continued as new between a pause and the model call that says that it is over."""
 
 
 class RunResult(BaseModel, frozen=True):

@@ -48,7 +48,7 @@ class AgentRun:
         self._cancelled = False
         self._cancel_reason: str | None = None
         self._expired = False
-        self._resumed = False
+        self._resumed = start.resumed
         self._pauses = 0
         self._inputs_recorded = 0
         self._inputs: list[InputSignal] = []
@@ -136,6 +136,8 @@ class AgentRun:
             try:
                 step = await self._call_model()
             except ActivityError as error:
+                if self._cancelled and workflow.patched("2026-11-21-cancelled-and-failed"):
+                    continue
                 return self._failure(error)
             if step.handed_back is not None:
                 if step.handed_back.handed_back >= options.MODEL_HANDED_BACK:
@@ -167,7 +169,7 @@ class AgentRun:
                 break
         if workflow.info().is_continue_as_new_suggested():
             await workflow.wait_condition(workflow.all_handlers_finished)
-            carried = {"progress": self._progress, "allowance": self._allowance, "pause": None}
+            carried = {"progress": self._progress, "allowance": self._allowance, "resumed": self._resumed, "pause": None}
             if not (self._cancelled or self._pause or self._inputs):
                 workflow.continue_as_new(self._start.model_copy(update=carried))
         return None

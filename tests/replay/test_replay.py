@@ -69,6 +69,18 @@ def test_limits_count_across_a_continue_as_new(impatient: ServiceThread) -> None
         assert impatient.call(_executions(impatient, run.id)) >= 2
 
 
+def test_a_run_that_continues_as_new_as_it_is_resumed_says_so(impatient: ServiceThread) -> None:
+    with impatient.workspace() as workspace:
+        limits = {"max_steps": 1, "on_limit": "pause"}
+        run = workspace.start(*[STEP] * 7, {"text": "end"}, tools=["read"], limits=limits)
+        for pauses in range(1, 8):
+            run.until(lambda _, pauses=pauses: run.types().count("run.paused") == pauses)
+            run.command("resume")
+        row = run.wait(60)
+        assert (row["status"], run.types().count("run.resumed")) == ("completed", 7)
+        assert impatient.call(_executions(impatient, run.id)) >= 3
+
+
 async def _executions(service: ServiceThread, run_id: str) -> int:
     """How many Temporal executions the run's chain has."""
     client = await Client.connect(service.temporal_address)
