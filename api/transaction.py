@@ -1,6 +1,5 @@
 """One request, one transaction: who is calling, the Idempotency-Key, the commit, and only then Temporal."""
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from domain.errors import BadRequest, IdempotencyInFlight, IdempotencyKeyReused,
 from domain.keys import Principal
 from storage.database import Database, Transaction
 from storage.journal import Journal
+from storage.outages import in_time
 from storage.rows import add, fetch_one
 from storage.tables import IdempotencyRow
 
@@ -78,11 +78,7 @@ class TransactionalRoute(APIRoute):
         async def within(request: Request) -> Response:
             # Before any lock is taken: a slow upload must not hold the writer.
             body = await _body(request)
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    response, unit = await transact(request, body)
-            except TimeoutError as error:
-                raise Unavailable("The database does not answer in time.") from error
+            response, unit = await in_time(transact(request, body), REQUEST_SECONDS)
             for deliver in unit.deliveries:
                 await _deliver(deliver)
             return response

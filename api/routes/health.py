@@ -1,8 +1,8 @@
 """Health and facts; no key needed."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Literal, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.state import TheService
 from domain.errors import Unavailable
+from storage.outages import in_time
 from storage.schema import SchemaState, state
 
 router = APIRouter(tags=["health"])
@@ -54,7 +55,7 @@ async def live() -> dict[str, Literal["ok"]]:
 async def ready(service: TheService, response: Response) -> Ready:
     """Whether all parts answer, and which do not; within two seconds."""
     schema, temporal, live_bus = await asyncio.gather(
-        _within(_schema(service)), _within(service.client.reachable()), _within(service.live.answers())
+        _checked(_schema(service)), _checked(service.client.reachable()), _checked(service.live.answers())
     )
     ready = schema in ("ok", "ahead") and temporal is True and not service.tails.leaving
     if not ready:
@@ -94,11 +95,8 @@ async def _schema(service: TheService) -> SchemaState | Literal["unreachable"]:
         return "missing"
 
 
-async def _within(check: Awaitable[T]) -> T | Literal[False]:
-    # Not `asyncio.timeout`: that waits until the check has been cancelled, which a driver may take its time over.
-    asking = asyncio.ensure_future(check)
-    done, _ = await asyncio.wait({asking}, timeout=CHECK_SECONDS)
-    if not done:
-        asking.cancel()
+async def _checked(check: Coroutine[Any, Any, T]) -> T | Literal[False]:
+    try:
+        return await in_time(check, CHECK_SECONDS)
+    except Unavailable:
         return False
-    return asking.result()
