@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import JsonValue
-from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.recall import Recall
@@ -33,7 +32,7 @@ from domain.transcript import fold
 from domain.usage import Usage, cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
-from storage.database import Database, Transaction
+from storage.database import Connection, Database, Transaction
 from storage.journal import Draft, Journal, written
 from storage.runs import Runs
 from tools.registry import Tools
@@ -174,7 +173,7 @@ class CallRecords:
                 call.session_id, call.run_id, drafts, key=key, key_is_new=self._attempt == 1
             )
 
-    async def _void_lost_attempt(self, connection: AsyncConnection) -> list[Draft]:
+    async def _void_lost_attempt(self, connection: Connection) -> list[Draft]:
         """Close the call that a dead worker left open, so that viewers drop the text it had begun."""
         call, before = self._call, self._attempt - 1
         started = await written(connection, call.session_id, f"{call.call}/start{before}")

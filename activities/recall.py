@@ -3,12 +3,11 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from domain.agents import AgentConfig
 from domain.events import Event
 from domain.transcript import READ_TYPES
 from storage.agents import config_of
+from storage.database import Connection
 from storage.journal import read
 
 MAX_EVENTS = 100_000
@@ -24,7 +23,7 @@ class Recall:
         self._configs: OrderedDict[tuple[str, int], AgentConfig] = OrderedDict()
         self._events = 0
 
-    async def log(self, connection: AsyncConnection, session_id: str) -> Sequence[Event]:
+    async def log(self, connection: Connection, session_id: str) -> Sequence[Event]:
         """The session's events of `READ_TYPES`, in order; only what is new is read."""
         known = self._logs.pop(session_id, [])
         self._events -= len(known)
@@ -37,7 +36,7 @@ class Recall:
             self._events -= len(oldest)
         return known
 
-    async def config(self, connection: AsyncConnection, agent_id: str, version: int) -> AgentConfig:
+    async def config(self, connection: Connection, agent_id: str, version: int) -> AgentConfig:
         key = (agent_id, version)
         if key not in self._configs:
             self._configs[key] = await config_of(connection, agent_id, version)

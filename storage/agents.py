@@ -5,13 +5,13 @@ from datetime import datetime
 
 from pydantic import JsonValue
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from domain.agents import AgentConfig, AgentVersion
 from domain.clock import now
 from domain.errors import Archived, Conflict, NotFound, VersionConflict
 from domain.ids import new_id
+from storage.database import Connection
 from storage.rows import Page, add, fetch, fetch_one, page
 from storage.tables import AgentRow, AgentVersionRow
 
@@ -21,7 +21,7 @@ _ID = re.compile(r"agent_[0-9a-z]{26}$")
 class Agents:
     """All SQL on agents. Every method is scoped by workspace."""
 
-    def __init__(self, connection: AsyncConnection, workspace_id: str) -> None:
+    def __init__(self, connection: Connection, workspace_id: str) -> None:
         self._connection = connection
         self._workspace_id = workspace_id
 
@@ -163,7 +163,7 @@ class Agents:
         await add(self._connection, AgentVersionRow(agent_id=agent_id, version=version, config=dumped, created_at=moment))
 
 
-async def config_of(connection: AsyncConnection, agent_id: str, version: int) -> AgentConfig:
+async def config_of(connection: Connection, agent_id: str, version: int) -> AgentConfig:
     """What that version says. Raises NotFound."""
     statement = select(col(AgentVersionRow.config)).where(
         col(AgentVersionRow.agent_id) == agent_id, col(AgentVersionRow.version) == version

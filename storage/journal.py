@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import JsonValue
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from domain.clock import now
@@ -15,6 +14,7 @@ from domain.errors import NotFound, RunFinished
 from domain.events import Event, EventPayload, payloads
 from domain.ids import new_id
 from domain.runs import FINISHED
+from storage.database import Connection
 from storage.projections import Changes, project
 from storage.tables import EventRow, RunRow, SessionRow
 
@@ -45,7 +45,7 @@ class Draft:
 class Journal:
     """Appends to and reads the event log of sessions."""
 
-    def __init__(self, connection: AsyncConnection, appended: dict[str, list[Event]]) -> None:
+    def __init__(self, connection: Connection, appended: dict[str, list[Event]]) -> None:
         self._connection = connection
         self._appended = appended
 
@@ -156,7 +156,7 @@ def as_event(row: Any) -> Event:
 
 
 async def read(
-    connection: AsyncConnection,
+    connection: Connection,
     session_id: str,
     *,
     after: int = 0,
@@ -185,7 +185,7 @@ async def read(
     return [as_event(row) for row in rows]
 
 
-async def read_one(connection: AsyncConnection, session_id: str, event_id: str) -> Event:
+async def read_one(connection: Connection, session_id: str, event_id: str) -> Event:
     """Raises NotFound."""
     statement = select(*COLUMNS).where(col(EventRow.id) == event_id, col(EventRow.session_id) == session_id)
     row = (await connection.execute(statement)).one_or_none()
@@ -194,7 +194,7 @@ async def read_one(connection: AsyncConnection, session_id: str, event_id: str) 
     return as_event(row)
 
 
-async def written(connection: AsyncConnection, session_id: str, key: str) -> list[Event]:
+async def written(connection: Connection, session_id: str, key: str) -> list[Event]:
     """The events that were appended under that key; none if the append never committed."""
     rows = await connection.execute(
         select(*COLUMNS)
@@ -204,7 +204,7 @@ async def written(connection: AsyncConnection, session_id: str, key: str) -> lis
     return [as_event(row) for row in rows]
 
 
-async def pending_input(connection: AsyncConnection, session_id: str, run_id: str) -> bool:
+async def pending_input(connection: Connection, session_id: str, run_id: str) -> bool:
     """Whether the run has messages that no model call has read."""
     statement = (
         select(col(EventRow.id))
@@ -219,7 +219,7 @@ async def pending_input(connection: AsyncConnection, session_id: str, run_id: st
     return (await connection.execute(statement)).first() is not None
 
 
-async def last_of_type(connection: AsyncConnection, session_id: str, run_id: str, type: str) -> int:
+async def last_of_type(connection: Connection, session_id: str, run_id: str, type: str) -> int:
     """The seq of the run's newest event of that type; 0 if there is none."""
     statement = select(func.max(col(EventRow.seq))).where(
         col(EventRow.session_id) == session_id, col(EventRow.run_id) == run_id, col(EventRow.type) == type

@@ -8,27 +8,27 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Select, and_, insert, or_
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlmodel import SQLModel
 
 from domain.clock import wire
 from domain.errors import MalformedCursor
+from storage.database import Connection
 
 R = TypeVar("R", bound=SQLModel)
 
 
-async def fetch(connection: AsyncConnection, row: type[R], statement: Select[Any]) -> list[R]:
+async def fetch(connection: Connection, row: type[R], statement: Select[Any]) -> list[R]:
     """All rows of a `select(Row)`."""
     return [row(**found._mapping) for found in await connection.execute(statement)]  # pyright: ignore[reportPrivateUsage]  # a public name in SQLAlchemy, underscored against clashes with columns
 
 
-async def fetch_one(connection: AsyncConnection, row: type[R], statement: Select[Any]) -> R | None:
+async def fetch_one(connection: Connection, row: type[R], statement: Select[Any]) -> R | None:
     found = await fetch(connection, row, statement.limit(1))
     return found[0] if found else None
 
 
-async def add(connection: AsyncConnection, row: SQLModel) -> None:
+async def add(connection: Connection, row: SQLModel) -> None:
     await connection.execute(insert(type(row)), [row.model_dump()])
 
 
@@ -41,7 +41,7 @@ class Page(Generic[R]):
 
 
 async def page(
-    connection: AsyncConnection,
+    connection: Connection,
     row: type[R],
     statement: Select[Any],
     *,

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
 from domain.runs import FINISHED, RunStatus
+from storage.database import Connection
 from storage.rows import Page, fetch, fetch_one, page
 from storage.tables import RunRow, SessionRow
 
@@ -28,7 +28,7 @@ class RunFilter:
 class Runs:
     """All SQL on runs but for what the journal's projections write."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def get(self, run_id: str, workspace_id: str | None = None, *, lock: bool = False) -> RunRow:

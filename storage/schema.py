@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,14 +15,18 @@ from domain.errors import Unavailable
 _MIGRATE_LOCK = 7_310_585_113_229_415_026  # any constant: processes that start together migrate one after the other
 
 
-async def migrate(engine: AsyncEngine) -> None:
+async def migrate(engine: Engine | AsyncEngine) -> None:
     """Apply what is missing. Processes that start together wait for each other.
 
     Raises Unavailable for a newer schema, and for a database that cannot be opened or read.
     """
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(_migrate)
+        if isinstance(engine, AsyncEngine):
+            async with engine.begin() as connection:
+                await connection.run_sync(_migrate)
+        else:
+            with engine.begin() as connection:
+                _migrate(connection)
     except DatabaseError as error:
         where = engine.url.render_as_string(hide_password=True)
         raise Unavailable(

@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
 from domain.ids import new_id
 from domain.sessions import OnBusy, SessionStatus
+from storage.database import Connection
 from storage.rows import Page, add, fetch_one, page
 from storage.tables import EventRow, RunRow, SessionRow
 
@@ -30,7 +30,7 @@ class SessionFilter:
 class Sessions:
     """All SQL on sessions but for what the journal writes. Every method is scoped by workspace."""
 
-    def __init__(self, connection: AsyncConnection, workspace_id: str) -> None:
+    def __init__(self, connection: Connection, workspace_id: str) -> None:
         self._connection = connection
         self._workspace_id = workspace_id
 

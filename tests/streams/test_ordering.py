@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import tail
 from api.tail import Frame, Tails, Viewer
@@ -28,7 +27,7 @@ from domain.ids import new_id
 from domain.usage import Usage
 from live.memory import LiveBus, PreviewType
 from storage.agents import Agents
-from storage.database import Database, sqlite_url
+from storage.database import Connection, Database, sqlite_url
 from storage.journal import Draft, Journal
 from storage.keys import Keys
 from storage.rows import add
@@ -47,7 +46,7 @@ class Slow(Database):
     failures = 0
 
     @asynccontextmanager
-    async def read(self) -> AsyncGenerator[AsyncConnection]:
+    async def read(self) -> AsyncGenerator[Connection]:
         if self.chance is None:
             async with super().read() as connection:
                 yield connection
