@@ -74,7 +74,7 @@ class CallRecords:
         """Write that the call starts and read what the model is to see."""
         call = self._call
         async with self._database.write() as transaction:
-            run = await Runs(transaction.connection).get(call.run_id)
+            run = await Runs(transaction.connection).standing(call.run_id)
             if RunStatus(run.status).over:
                 raise RunFinished(f"Run {call.run_id} is over.")
             journal = self._journal(transaction)

@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 from sqlalchemy import CursorResult, Engine, Executable
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from domain.events import Event
-from storage.sqlite import Sqlite
+from storage.sqlite import Sqlite, dump
 
 Announce = Callable[[str, Sequence[Event]], None]
 """Called after commit with a session's id and what was appended to its log; must not block."""
@@ -74,7 +74,7 @@ class Postgres:
             pool_size=10,
             max_overflow=20,
             pool_pre_ping=True,
-            json_serializer=lambda value: to_json(value).decode(),
+            json_serializer=dump,
             json_deserializer=from_json,
         )
 

@@ -3,19 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Executable, Integer, Update, bindparam, func, insert, select, update
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound, RunFinished
 from domain.events import Event, EventPayload, payloads
 from domain.ids import new_id
-from domain.runs import FINISHED
+from storage.changes import Changes, Shape, updating
 from storage.database import Connection
-from storage.projections import Changes, project
+from storage.projections import project
+from storage.runs import unfinished
 from storage.tables import EventRow, RunRow, SessionRow
 
 COLUMNS: tuple[Any, ...] = (
@@ -69,22 +71,13 @@ class Journal:
         if key is not None and not key_is_new and (before := await written(self._connection, session_id, key)):
             return before
         moment = now()
-        changes = Changes()
+        on_run, on_session = Changes({"touched_at": moment}), Changes({"updated_at": moment})
         for draft in drafts:
-            project(draft.payload, moment, changes)
-        changes.run.update(run_changes or {})
-        # The row lock that this update takes makes the order of commits the order of seq.
-        statement = (
-            update(SessionRow)
-            .where(col(SessionRow.id) == session_id)
-            .values(last_seq=SessionRow.last_seq + len(drafts), updated_at=moment, **changes.session)
-            .returning(col(SessionRow.last_seq))
-        )
-        last_seq = (await self._connection.execute(statement)).scalar_one_or_none()
-        if last_seq is None:
-            raise NotFound(f"No session {session_id}.")
+            project(draft.payload, moment, on_run, on_session)
+        on_run.set.update(run_changes or {})
+        last_seq = await self._take_seqs(session_id, len(drafts), on_session)
         if run_id is not None:
-            await self._change_run(run_id, moment, changes.run)
+            await self._change_run(run_id, on_run)
         events = [
             Event(
                 id=draft.id,
@@ -99,7 +92,7 @@ class Journal:
             for index, draft in enumerate(drafts)
         ]
         await self._connection.execute(
-            insert(EventRow),
+            _INSERT,
             [
                 {
                     "session_id": session_id,
@@ -111,7 +104,7 @@ class Journal:
                     "append_index": index,
                     "created_at": moment,
                     "processed_at": event.processed_at,
-                    "payload": event.payload.model_dump(mode="json"),
+                    "payload": event.payload,
                     "private": event.private,
                 }
                 for index, event in enumerate(events)
@@ -122,23 +115,45 @@ class Journal:
 
     async def take_up(self, session_id: str, run_id: str) -> None:
         """Stamp the run's queued messages as processed: the model is about to read them."""
-        await self._connection.execute(
-            update(EventRow)
-            .where(
-                col(EventRow.session_id) == session_id,
-                col(EventRow.run_id) == run_id,
-                col(EventRow.type) == "user.message",
-                col(EventRow.processed_at).is_(None),
-            )
-            .values(processed_at=now())
-        )
+        parameters = {"in_session": session_id, "of_run": run_id, "moment": now()}
+        await self._connection.execute(_TAKE_UP, parameters)
 
-    async def _change_run(self, run_id: str, moment: Any, changes: Mapping[str, Any]) -> None:
-        statement = update(RunRow).where(col(RunRow.id) == run_id).values(touched_at=moment, **changes)
-        if changes.get("status") != "queued":  # a retry is what brings a finished run back
-            statement = statement.where(col(RunRow.status).not_in([status.value for status in FINISHED]))
-        if (await self._connection.execute(statement)).rowcount == 0:
+    async def _take_seqs(self, session_id: str, count: int, changes: Changes) -> int:
+        """Reserve so many; the last of them. The row lock that this takes makes the order of commits the order of seq."""
+        changes.plus("last_seq", count)
+        parameters = {"row_id": session_id, **changes.parameters}
+        last = (await self._connection.execute(_changing_session(changes.shape), parameters)).scalar_one_or_none()
+        if last is None:
+            raise NotFound(f"No session {session_id}.")
+        return last
+
+    async def _change_run(self, run_id: str, changes: Changes) -> None:
+        retried = changes.set.get("status") == "queued"  # which is what brings a finished run back
+        statement = _changing_run(changes.shape, retried)
+        if (await self._connection.execute(statement, {"row_id": run_id, **changes.parameters})).rowcount == 0:
             raise RunFinished(f"Run {run_id} is over.")
+
+
+_INSERT = insert(EventRow)
+_PENDING = (
+    col(EventRow.session_id) == bindparam("in_session"),
+    col(EventRow.run_id) == bindparam("of_run"),
+    col(EventRow.type) == "user.message",
+    col(EventRow.processed_at).is_(None),
+)
+_TAKE_UP = update(EventRow).where(*_PENDING).values(processed_at=bindparam("moment"))
+_IS_PENDING = select(col(EventRow.seq)).where(*_PENDING).limit(1)
+
+
+@lru_cache(maxsize=500)
+def _changing_session(shape: Shape) -> Update:
+    return updating(SessionRow, shape).returning(col(SessionRow.last_seq))
+
+
+@lru_cache(maxsize=500)
+def _changing_run(shape: Shape, retried: bool) -> Update:
+    statement = updating(RunRow, shape)
+    return statement if retried else statement.where(unfinished())
 
 
 def as_event(row: Any) -> Event:
@@ -169,26 +184,54 @@ async def read(
     descending: bool = False,
 ) -> list[Event]:
     """A page of a session's log: `after < seq < before`, in `seq` order."""
-    statement = select(*COLUMNS).where(col(EventRow.session_id) == session_id, col(EventRow.seq) > after)
-    if before is not None:
-        statement = statement.where(col(EventRow.seq) < before)
-    if types is not None:
-        statement = statement.where(col(EventRow.type).in_(list(types)))
-    if run_id is not None:
-        statement = statement.where(col(EventRow.run_id) == run_id)
-    if created_after is not None:
-        statement = statement.where(col(EventRow.created_at) > created_after)
-    if created_before is not None:
-        statement = statement.where(col(EventRow.created_at) < created_before)
-    seq = col(EventRow.seq)
-    rows = await connection.execute(statement.order_by(seq.desc() if descending else seq).limit(limit))
+    wanted = {
+        "before": before,
+        "types": None if types is None else list(types),
+        "run_id": run_id,
+        "created_after": created_after,
+        "created_before": created_before,
+    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    parameters = {"session_id": session_id, "after": after, "limit": limit, **given}
+    rows = await connection.execute(_reading(frozenset(given), descending), parameters)
     return [as_event(row) for row in rows]
+
+
+@lru_cache(maxsize=64)
+def _reading(given: frozenset[str], descending: bool) -> Executable:
+    seq = col(EventRow.seq)
+    conditions = {
+        "before": seq < bindparam("before"),
+        "types": col(EventRow.type).in_(bindparam("types", expanding=True)),
+        "run_id": col(EventRow.run_id) == bindparam("run_id"),
+        "created_after": col(EventRow.created_at) > bindparam("created_after"),
+        "created_before": col(EventRow.created_at) < bindparam("created_before"),
+    }
+    return (
+        select(*COLUMNS)
+        .where(
+            col(EventRow.session_id) == bindparam("session_id"),
+            seq > bindparam("after"),
+            *(condition for name, condition in conditions.items() if name in given),
+        )
+        .order_by(seq.desc() if descending else seq)
+        .limit(bindparam("limit", type_=Integer))
+    )
+
+
+_READ_ONE = select(*COLUMNS).where(
+    col(EventRow.id) == bindparam("event_id"), col(EventRow.session_id) == bindparam("session_id")
+)
+_WRITTEN = (
+    select(*COLUMNS)
+    .where(col(EventRow.session_id) == bindparam("session_id"), col(EventRow.append_key) == bindparam("append_key"))
+    .order_by(col(EventRow.append_index))
+)
 
 
 async def read_one(connection: Connection, session_id: str, event_id: str) -> Event:
     """Raises NotFound."""
-    statement = select(*COLUMNS).where(col(EventRow.id) == event_id, col(EventRow.session_id) == session_id)
-    row = (await connection.execute(statement)).one_or_none()
+    row = (await connection.execute(_READ_ONE, {"session_id": session_id, "event_id": event_id})).one_or_none()
     if row is None:
         raise NotFound(f"No event {event_id}.")
     return as_event(row)
@@ -196,27 +239,13 @@ async def read_one(connection: Connection, session_id: str, event_id: str) -> Ev
 
 async def written(connection: Connection, session_id: str, key: str) -> list[Event]:
     """The events that were appended under that key; none if the append never committed."""
-    rows = await connection.execute(
-        select(*COLUMNS)
-        .where(col(EventRow.session_id) == session_id, col(EventRow.append_key) == key)
-        .order_by(col(EventRow.append_index))
-    )
+    rows = await connection.execute(_WRITTEN, {"session_id": session_id, "append_key": key})
     return [as_event(row) for row in rows]
 
 
 async def pending_input(connection: Connection, session_id: str, run_id: str) -> bool:
     """Whether the run has messages that no model call has read."""
-    statement = (
-        select(col(EventRow.id))
-        .where(
-            col(EventRow.session_id) == session_id,
-            col(EventRow.run_id) == run_id,
-            col(EventRow.type) == "user.message",
-            col(EventRow.processed_at).is_(None),
-        )
-        .limit(1)
-    )
-    return (await connection.execute(statement)).first() is not None
+    return (await connection.execute(_IS_PENDING, {"in_session": session_id, "of_run": run_id})).first() is not None
 
 
 async def last_of_type(connection: Connection, session_id: str, run_id: str, type: str) -> int:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, update
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
-from domain.runs import FINISHED, RunStatus
+from domain.runs import RunStatus
 from storage.database import Connection
 from storage.rows import Page, fetch, fetch_one, page
 from storage.tables import RunRow, SessionRow
@@ -23,6 +23,20 @@ class RunFilter:
     session_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+
+
+class Standing(NamedTuple):
+    """What a model call needs to know of its run."""
+
+    status: str
+    agent_id: str
+    agent_version: int
+    model: str
+
+
+def unfinished() -> ColumnElement[bool]:
+    """That a run is not over. Spelled out: a list would be expanded anew at every execution."""
+    return and_(*(col(RunRow.status) != status.value for status in RunStatus if status.over))
 
 
 class Runs:
@@ -44,6 +58,13 @@ class Runs:
         if found is None:
             raise NotFound(f"No run {run_id}.")
         return found
+
+    async def standing(self, run_id: str) -> Standing:
+        """Raises NotFound."""
+        found = (await self._connection.execute(_STANDING, {"run_id": run_id})).one_or_none()
+        if found is None:
+            raise NotFound(f"No run {run_id}.")
+        return Standing(*found)
 
     async def find(
         self, workspace_id: str, wanted: RunFilter, *, limit: int, cursor: str | None, descending: bool
@@ -167,7 +188,7 @@ class Runs:
         statement = (
             select(RunRow)
             .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
-            .where(col(RunRow.status).not_in(_FINISHED), or_(*asked))
+            .where(unfinished(), or_(*asked))
             .order_by(col(RunRow.touched_at))
             .limit(limit)
         )
@@ -175,8 +196,10 @@ class Runs:
 
     async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
         """Those of the runs that our rows do not show as finished."""
-        statement = select(RunRow).where(col(RunRow.id).in_(run_ids), col(RunRow.status).not_in(_FINISHED))
+        statement = select(RunRow).where(col(RunRow.id).in_(run_ids), unfinished())
         return await fetch(self._connection, RunRow, statement)
 
 
-_FINISHED = [status.value for status in FINISHED]
+_STANDING = select(col(RunRow.status), col(RunRow.agent_id), col(RunRow.agent_version), col(RunRow.model)).where(
+    col(RunRow.id) == bindparam("run_id")
+)
