@@ -1,10 +1,11 @@
 """Agents and their versions."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 
 from pydantic import JsonValue
-from sqlalchemy import select, update
+from sqlalchemy import and_, or_, select, update
 from sqlmodel import col
 
 from domain.agents import AgentConfig, AgentVersion
@@ -45,6 +46,37 @@ class Agents:
         row = await self._row(agent_id, lock=lock)
         wanted = row.version if version is None else version
         return _version(row, wanted, await self._config(agent_id, wanted))
+
+    async def many(self, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], AgentVersion]:
+        """Those versions of those agents, in one query; what is not there is left out."""
+        version, agent = col(AgentVersionRow.version), col(AgentVersionRow.agent_id)
+        named = or_(*(and_(agent == id, version == number) for id, number in set(wanted)))
+        statement = (
+            select(
+                agent,
+                version,
+                col(AgentVersionRow.config),
+                col(AgentRow.created_at),
+                col(AgentRow.updated_at),
+                col(AgentRow.archived_at),
+            )
+            .join(AgentRow, col(AgentRow.id) == agent)
+            .where(
+                col(AgentRow.workspace_id) == self._workspace_id,
+                named,
+            )
+        )
+        return {
+            (row.agent_id, row.version): AgentVersion(
+                id=row.agent_id,
+                version=row.version,
+                config=AgentConfig.model_validate(row.config),
+                created_at=row.created_at,
+                updated_at=row.updated_at,
+                archived_at=row.archived_at,
+            )
+            for row in await self._connection.execute(statement)
+        }
 
     async def resolve(self, reference: str, version: int | None = None) -> AgentVersion:
         """By id, else by name among those not archived. Raises NotFound, Archived, or Conflict if the name is ambiguous."""

@@ -17,6 +17,7 @@ from domain.ids import new_id
 from storage.changes import Changes, Shape, updating
 from storage.database import Connection
 from storage.projections import project
+from storage.rows import first_of_each
 from storage.runs import unfinished
 from storage.tables import EventRow, RunRow, SessionRow
 
@@ -31,6 +32,8 @@ COLUMNS: tuple[Any, ...] = (
     col(EventRow.payload),
     col(EventRow.private),
 )
+
+FEW_TYPES = 4
 
 
 @dataclass(frozen=True)
@@ -184,39 +187,43 @@ async def read(
     descending: bool = False,
 ) -> list[Event]:
     """A page of a session's log: `after < seq < before`, in `seq` order."""
-    wanted = {
+    wanted: dict[str, Any] = {
+        "session_id": session_id,
+        "after": after,
         "before": before,
-        "types": None if types is None else list(types),
         "run_id": run_id,
         "created_after": created_after,
         "created_before": created_before,
+        "limit": limit,
     }
+    if types is not None:
+        names = list(dict.fromkeys(types))
+        # A few types may be rare in the log, which is then not to be read through for them.
+        few = 0 < len(names) <= FEW_TYPES
+        wanted |= {f"type_{number}": name for number, name in enumerate(names)} if few else {"types": names}
     given = {name: value for name, value in wanted.items() if value is not None}
-    parameters = {"session_id": session_id, "after": after, "limit": limit, **given}
-    rows = await connection.execute(_reading(frozenset(given), descending), parameters)
-    return [as_event(row) for row in rows]
+    return [as_event(row) for row in await connection.execute(_reading(tuple(given), descending), given)]
 
 
-@lru_cache(maxsize=64)
-def _reading(given: frozenset[str], descending: bool) -> Executable:
-    seq = col(EventRow.seq)
+@lru_cache(maxsize=128)
+def _reading(given: tuple[str, ...], descending: bool) -> Executable:
+    seq, type, created_at = col(EventRow.seq), col(EventRow.type), col(EventRow.created_at)
     conditions = {
+        "session_id": col(EventRow.session_id) == bindparam("session_id"),
+        "after": seq > bindparam("after"),
         "before": seq < bindparam("before"),
-        "types": col(EventRow.type).in_(bindparam("types", expanding=True)),
         "run_id": col(EventRow.run_id) == bindparam("run_id"),
-        "created_after": col(EventRow.created_at) > bindparam("created_after"),
-        "created_before": col(EventRow.created_at) < bindparam("created_before"),
+        "created_after": created_at > bindparam("created_after"),
+        "created_before": created_at < bindparam("created_before"),
+        "types": type.in_(bindparam("types", expanding=True)),
     }
-    return (
-        select(*COLUMNS)
-        .where(
-            col(EventRow.session_id) == bindparam("session_id"),
-            seq > bindparam("after"),
-            *(condition for name, condition in conditions.items() if name in given),
-        )
-        .order_by(seq.desc() if descending else seq)
-        .limit(bindparam("limit", type_=Integer))
-    )
+    wanted = [conditions[name] for name in given if name in conditions]
+    order = seq.desc() if descending else seq.asc()
+    limit = bindparam("limit", type_=Integer)
+    if one_of := [type == bindparam(name) for name in given if name.startswith("type_")]:
+        firsts = first_of_each(select(seq).where(*wanted), one_of, [order], limit)
+        wanted = [conditions["session_id"], seq.in_(firsts)]
+    return select(*COLUMNS).where(*wanted).order_by(order).limit(limit)
 
 
 _READ_ONE = select(*COLUMNS).where(

@@ -1,6 +1,6 @@
 """Runs: rows, and the two ends of a run's life in its session."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from domain.clock import now
 from domain.errors import NotFound
 from domain.runs import RunStatus
 from storage.database import Connection
-from storage.rows import Page, fetch, fetch_one, page
-from storage.tables import RunRow, SessionRow
+from storage.rows import Page, fetch, fetch_one, owned, page
+from storage.tables import AgentRow, RunRow, SessionRow
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Runs:
     async def find(
         self, workspace_id: str, wanted: RunFilter, *, limit: int, cursor: str | None, descending: bool
     ) -> Page[RunRow]:
-        statement = select(RunRow).where(col(RunRow.workspace_id) == workspace_id)
-        if wanted.status:
-            statement = statement.where(col(RunRow.status).in_([status.value for status in wanted.status]))
+        statement = select(RunRow)
         if wanted.agent_id is not None:
-            statement = statement.where(col(RunRow.agent_id) == wanted.agent_id)
+            statement = statement.where(col(RunRow.agent_id) == owned(AgentRow, wanted.agent_id, workspace_id))
         if wanted.session_id is not None:
-            statement = statement.where(col(RunRow.session_id) == wanted.session_id)
+            statement = statement.where(col(RunRow.session_id) == owned(SessionRow, wanted.session_id, workspace_id))
+        if wanted.agent_id is None and wanted.session_id is None:
+            statement = statement.where(col(RunRow.workspace_id) == workspace_id)
         if wanted.created_after is not None:
             statement = statement.where(col(RunRow.created_at) > wanted.created_after)
         if wanted.created_before is not None:
@@ -89,6 +89,7 @@ class Runs:
             limit=limit,
             cursor=cursor,
             descending=descending,
+            one_of=[col(RunRow.status) == status for status in dict.fromkeys(wanted.status)],
         )
 
     async def change(self, run_id: str, **columns: Any) -> None:
@@ -118,18 +119,19 @@ class Runs:
         )
         return await fetch(self._connection, RunRow, statement)
 
-    async def queue_length(self, session_id: str) -> int:
+    async def queue_lengths(self, session_ids: Sequence[str]) -> Mapping[str, int]:
+        """Of each session, how many turns wait for the active one; sessions without any are left out."""
         statement = (
-            select(func.count())
-            .select_from(RunRow)
+            select(col(RunRow.session_id), func.count().label("waiting"))
             .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
             .where(
-                col(RunRow.session_id) == session_id,
+                col(RunRow.session_id).in_(session_ids),
                 col(RunRow.status) == RunStatus.QUEUED,
                 or_(col(SessionRow.active_run_id).is_(None), col(RunRow.id) != col(SessionRow.active_run_id)),
             )
+            .group_by(col(RunRow.session_id))
         )
-        return (await self._connection.execute(statement)).scalar_one()
+        return {row.session_id: row.waiting for row in await self._connection.execute(statement)}
 
     async def activate(self, session_id: str, run_id: str) -> bool:
         """Make the run the session's active turn if it has none. Compare-and-set: of two at once, one wins."""
