@@ -49,8 +49,11 @@ class Agents:
 
     async def many(self, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], AgentVersion]:
         """Those versions of those agents, in one query; what is not there is left out."""
+        pins = set(wanted)
+        if not pins:
+            return {}
         version, agent = col(AgentVersionRow.version), col(AgentVersionRow.agent_id)
-        named = or_(*(and_(agent == id, version == number) for id, number in set(wanted)))
+        named = or_(*(and_(agent == id, version == number) for id, number in pins))
         statement = (
             select(
                 agent,

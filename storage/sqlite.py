@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import chain, repeat
 from typing import Any
 
@@ -17,6 +17,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 LOCK_SECONDS = 10
 """How long a writer waits for other processes."""
 _PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02)
+CHECKPOINT_SECONDS = 2
+_LONG_WAL = 1000
+"""Pages."""
 
 
 class InlineConnection:
@@ -35,12 +38,14 @@ class Sqlite:
     """One database file: one writer and many readers at a time, in WAL mode."""
 
     def __init__(self, url: str) -> None:
+        self._path = str(make_url(url).database)
         # Waiting for the lock is done outside of SQLite, which would hold up the event loop. Only migrations, which
         # are done before anything else runs, wait in there.
-        self._writer = _engine(url, "BEGIN IMMEDIATE", wait_seconds=0)
-        self._reader = _engine(url, "BEGIN", wait_seconds=LOCK_SECONDS)
-        self.engine = _engine(url, "BEGIN IMMEDIATE", wait_seconds=LOCK_SECONDS)
+        self._writer = _engine(url, "BEGIN IMMEDIATE", "busy_timeout=0", "wal_autocheckpoint=0")
+        self._reader = _engine(url, "BEGIN")
+        self.engine = _engine(url, "BEGIN IMMEDIATE")
         self._writing = asyncio.Lock()
+        self._checkpointing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[InlineConnection]:
@@ -50,6 +55,8 @@ class Sqlite:
                 await _begin(connection)
                 yield InlineConnection(connection)
                 connection.commit()
+        if self._checkpointing is None or self._checkpointing.done():
+            self._checkpointing = asyncio.create_task(self._checkpoint())
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[InlineConnection]:
@@ -59,8 +66,27 @@ class Sqlite:
             yield InlineConnection(connection)
 
     async def close(self) -> None:
+        if self._checkpointing is not None:
+            self._checkpointing.cancel()
         for engine in (self._writer, self._reader, self.engine):
             engine.dispose()
+
+    async def _checkpoint(self) -> None:
+        """Copy the WAL into the database. Left to SQLite, a commit does it now and then, and waits for the disk twice."""
+        await asyncio.sleep(CHECKPOINT_SECONDS)
+        # A full disk, or one that is broken, says so at the next write.
+        with suppress(sqlite3.Error):
+            if await asyncio.to_thread(_copy_wal, self._path) > _LONG_WAL:
+                # The WAL begins anew only once it is copied to its end, which is never while others write.
+                async with self._writing:
+                    await asyncio.to_thread(_copy_wal, self._path)
+
+
+def _copy_wal(path: str) -> int:
+    """The number of pages in the WAL."""
+    with closing(sqlite3.connect(path)) as connection:
+        _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return pages
 
 
 async def _begin(connection: Connection) -> None:
@@ -85,7 +111,7 @@ def dump(value: object) -> str:
     return to_json(value).decode()
 
 
-def _engine(url: str, begin: str, wait_seconds: int) -> Engine:
+def _engine(url: str, begin: str, *pragmas: str) -> Engine:
     engine = create_engine(
         make_url(url).set(drivername="sqlite"),
         pool_size=8,
@@ -99,13 +125,13 @@ def _engine(url: str, begin: str, wait_seconds: int) -> Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in (
-            "busy_timeout=10000",
+            f"busy_timeout={LOCK_SECONDS * 1000}",
             "journal_mode=WAL",
             "synchronous=NORMAL",
             "foreign_keys=ON",
             "cache_size=-65536",
             "mmap_size=268435456",
-            f"busy_timeout={wait_seconds * 1000}",
+            *pragmas,
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
