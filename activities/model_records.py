@@ -10,7 +10,7 @@ from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
 from domain.commands import CompleteInput, CompleteResult, ToolRef
-from domain.completions import Completion, CompletionRequest, ToolUse
+from domain.completions import Completion, CompletionRequest, Message, ToolUse
 from domain.errors import ProviderError, RunFinished
 from domain.events import (
     AgentQuestion,
@@ -28,7 +28,6 @@ from domain.events import (
 )
 from domain.ids import new_id
 from domain.runs import RunError, RunStatus
-from domain.transcript import fold
 from domain.usage import Usage, cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
@@ -88,13 +87,12 @@ class CallRecords:
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
             await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=True)
             await journal.take_up(call.session_id, call.run_id)
-        # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
+        # Not in the same transaction: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
-        async with self._database.read() as connection:
-            config = await self._recall.config(connection, run.agent_id, run.agent_version)
-            events = await self._recall.log(connection, call.session_id)
+        config = await self._recall.config(self._database, run.agent_id, run.agent_version)
+        messages = await self._recall.messages(self._database, call.session_id)
         self._model = config.model.id
-        return config.model, self._request(config, events)
+        return config.model, self._request(config, messages)
 
     async def answer(
         self, completion: Completion, texts: Sequence[Draft | None], duration_ms: int, first_token_ms: int | None
@@ -189,11 +187,11 @@ class CallRecords:
         )
         return [Draft(end)]
 
-    def _request(self, config: AgentConfig, events: Sequence[Event]) -> CompletionRequest:
+    def _request(self, config: AgentConfig, messages: tuple[Message, ...]) -> CompletionRequest:
         allowed = [name for name in self._tools.names if config.allows(name, self._tools.is_builtin(name))]
         return CompletionRequest(
             model=config.model.name,
-            messages=fold(events),
+            messages=messages,
             system=config.system,
             tools=self._tools.specs(allowed),
             max_output_tokens=self._call.max_output_tokens,
