@@ -97,7 +97,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'perdure.db'}"
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'perdure.db'}"
 
     @property
     def files(self) -> Path:

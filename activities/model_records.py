@@ -15,7 +15,7 @@ from activities.recall import Recall
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
 from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
-from domain.completions import Completion, CompletionRequest, ToolUse
+from domain.completions import Completion, CompletionRequest, Message, ToolUse
 from domain.errors import NotFound, ProviderError, RunFinished
 from domain.events import (
     AgentQuestion,
@@ -33,7 +33,6 @@ from domain.events import (
 )
 from domain.ids import new_id
 from domain.runs import RunError, RunStatus
-from domain.transcript import fold
 from domain.usage import Usage, cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
@@ -92,7 +91,7 @@ class CallRecords:
         call = self._call
         self._begun = True
         async with self._database.write() as transaction:
-            run = await Runs(transaction.connection).get(call.run_id)
+            run = await Runs(transaction.connection).standing(call.run_id)
             if RunStatus(run.status).over:
                 raise RunFinished(f"Run {call.run_id} is over.")
             journal = self._journal(transaction)
@@ -107,13 +106,12 @@ class CallRecords:
             started = await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=first)
             self._start_seq = started[-1].seq
             await journal.take_up(call.session_id, call.run_id)
-        # A connection of its own: a long conversation must not hold the writer while it is read. What was appended
+        # Not in the same transaction: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
-        async with self._database.read() as connection:
-            config = await self._recall.config(connection, run.agent_id, run.agent_version)
-            events = await self._recall.log(connection, call.session_id)
+        config = await self._recall.config(self._database, run.agent_id, run.agent_version)
+        messages = await self._recall.messages(self._database, call.session_id)
         self._model = config.model.id
-        return config.model, self._request(config, events)
+        return config.model, self._request(config, messages)
 
     async def answer(
         self, completion: Completion, texts: Sequence[Draft | None], duration_ms: int, first_token_ms: int | None
@@ -231,11 +229,11 @@ class CallRecords:
 
         return await patiently(append)
 
-    def _request(self, config: AgentConfig, events: Sequence[Event]) -> CompletionRequest:
+    def _request(self, config: AgentConfig, messages: tuple[Message, ...]) -> CompletionRequest:
         allowed = [name for name in self._tools.names if config.allows(name, self._tools.is_builtin(name))]
         return CompletionRequest(
             model=config.model.name,
-            messages=fold(events),
+            messages=messages,
             system=config.system,
             tools=self._tools.specs(allowed),
             max_output_tokens=self._call.max_output_tokens,

@@ -1,46 +1,62 @@
-"""What a worker has read once and need not read again, because it never changes: log entries and agent versions."""
+"""What a worker has read once and need not read again, because it never changes: conversations and agent versions."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+from dataclasses import dataclass, field
 
 from domain.agents import AgentConfig
-from domain.events import Event
-from domain.transcript import READ_TYPES
+from domain.completions import Message
+from domain.transcript import READ_TYPES, Transcript
 from storage.agents import config_of
+from storage.database import Database
 from storage.journal import read
 
 MAX_EVENTS = 100_000
 MAX_CONFIGS = 1_000
-EVERYTHING = 1_000_000_000
+PAGE = 500
+
+
+@dataclass
+class _Log:
+    """What was read of a session's log, folded."""
+
+    transcript: Transcript = field(default_factory=Transcript)
+    last_seq: int = 0
+    events: int = 0
 
 
 class Recall:
     """A bounded memory in front of the database; losing it costs a read."""
 
     def __init__(self) -> None:
-        self._logs: OrderedDict[str, list[Event]] = OrderedDict()
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._configs: OrderedDict[tuple[str, int], AgentConfig] = OrderedDict()
         self._events = 0
 
-    async def log(self, connection: AsyncConnection, session_id: str) -> Sequence[Event]:
-        """The session's events of `READ_TYPES`, in order; only what is new is read."""
-        known = self._logs.pop(session_id, [])
-        self._events -= len(known)
-        after = known[-1].seq if known else 0
-        known = [*known, *await read(connection, session_id, after=after, types=READ_TYPES, limit=EVERYTHING)]
-        self._logs[session_id] = known
-        self._events += len(known)
+    async def messages(self, database: Database, session_id: str) -> tuple[Message, ...]:
+        """The session's conversation; only what is new in its log is read, a page at a time."""
+        log = self._logs.pop(session_id, None) or _Log()
+        self._events -= log.events
+        while True:
+            async with database.read() as connection:
+                page = await read(connection, session_id, after=log.last_seq, types=READ_TYPES, limit=PAGE)
+            for event in page:
+                log.transcript.take(event)
+                log.last_seq = event.seq
+            log.events += len(page)
+            if len(page) < PAGE:
+                break
+        self._logs[session_id] = log
+        self._events += log.events
         while self._events > MAX_EVENTS and len(self._logs) > 1:
             _, oldest = self._logs.popitem(last=False)
-            self._events -= len(oldest)
-        return known
+            self._events -= oldest.events
+        return log.transcript.messages()
 
-    async def config(self, connection: AsyncConnection, agent_id: str, version: int) -> AgentConfig:
+    async def config(self, database: Database, agent_id: str, version: int) -> AgentConfig:
         key = (agent_id, version)
         if key not in self._configs:
-            self._configs[key] = await config_of(connection, agent_id, version)
+            async with database.read() as connection:
+                self._configs[key] = await config_of(connection, agent_id, version)
             if len(self._configs) > MAX_CONFIGS:
                 self._configs.popitem(last=False)
         return self._configs[key]

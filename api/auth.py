@@ -5,10 +5,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import Forbidden, Invalid, Unauthenticated
 from domain.keys import Principal, Scope
+from storage.database import Connection
 from storage.keys import Keys
 
 # For the OpenAPI document only; `authenticate` reads the headers itself.
@@ -16,7 +16,7 @@ _bearer = HTTPBearer(auto_error=False, description="An API key")
 _header = APIKeyHeader(name="x-api-key", auto_error=False, description="An API key")
 
 
-async def authenticate(request: Request, connection: AsyncConnection) -> Principal:
+async def authenticate(request: Request, connection: Connection) -> Principal:
     """Raises Unauthenticated, and Invalid for an address that no database can look up."""
     if "\x00" in request.scope["path"] or b"%00" in request.scope["query_string"]:
         raise Invalid("The address contains a NUL character.")

@@ -13,14 +13,13 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy import delete, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from api.auth import authenticate
 from domain.clock import now
 from domain.errors import BadRequest, IdempotencyInFlight, IdempotencyKeyReused, Invalid, TooLarge, Unavailable
 from domain.keys import Principal
-from storage.database import Database, Transaction
+from storage.database import Connection, Database, Transaction
 from storage.journal import Journal
 from storage.outages import in_time
 from storage.rows import add, fetch_one
@@ -44,7 +43,7 @@ Delivery = Callable[[], Awaitable[None]]
 class Unit:
     """What a request may use: a connection, the caller, and a list of what to deliver once it is committed."""
 
-    connection: AsyncConnection
+    connection: Connection
     caller: Principal
     transaction: Transaction | None = None
     deliveries: list[Delivery] = field(default_factory=list[Delivery])
@@ -186,7 +185,7 @@ def _check_text(value: str) -> None:
 
 @dataclass
 class _Record:
-    connection: AsyncConnection
+    connection: Connection
     database: Database
     workspace_id: str
     route: str

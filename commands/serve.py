@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from api.app import create_app, leave
 from commands.banner import banner
@@ -210,7 +211,7 @@ def _run(main: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
     try:
         settings = load_settings()
         _log_to_stderr(settings)
-        asyncio.run(main(settings))
+        uvloop.run(main(settings))
     except PerdureError as error:
         sys.stderr.write(f"perdure: {error.message}\n")
         _leave(1)

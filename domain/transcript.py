@@ -42,10 +42,10 @@ def fold(events: Iterable[Event]) -> tuple[Message, ...]:
     one that waits in the queue stands in the middle of another turn's tool calls. Every tool use is followed by its result
     (vendors reject a request in which one is missing): a call that was cut off gets `LOST_RESULT`.
     """
-    folding = _Folding()
+    transcript = Transcript()
     for event in events:
-        folding.take(event)
-    return folding.messages()
+        transcript.take(event)
+    return transcript.messages()
 
 
 def plain(content: Iterable[TextContent]) -> str:
@@ -53,9 +53,14 @@ def plain(content: Iterable[TextContent]) -> str:
     return "".join(part.text for part in content)
 
 
-class _Folding:
+class Transcript:
+    """A fold that goes on: the log only grows, and what was said before stays as it was."""
+
     def __init__(self) -> None:
-        self._messages: list[tuple[Literal["user", "assistant"], list[Block]]] = []
+        self._said: list[Message] = []
+        self._role: Literal["user", "assistant"] = "user"
+        self._saying: list[Block] = []
+        """The blocks of the last message, to which more may come."""
         self._waiting: list[Event] = []
         self._begun: set[str | None] = set()
         self._over: set[str | None] = set()
@@ -96,9 +101,13 @@ class _Folding:
                 pass
 
     def messages(self) -> tuple[Message, ...]:
-        if self._interrupted:
-            self._add("user", Text(text=INTERRUPTED_NOTE))
-        return tuple(Message(role=role, content=tuple(content)) for role, content in self._messages)
+        """The conversation so far."""
+        if not self._interrupted:
+            return (*self._said, *self._last())
+        note = Text(text=INTERRUPTED_NOTE)
+        if self._role == "user":
+            return (*self._said, Message(role="user", content=(*self._saying, note)))
+        return (*self._said, *self._last(), Message(role="user", content=(note,)))
 
     def _enter(self, run_id: str | None) -> None:
         for tool_use_id in self._open:
@@ -120,7 +129,10 @@ class _Folding:
     def _add(self, role: Literal["user", "assistant"], block: Block) -> None:
         if isinstance(block, Text) and not block.text:
             return
-        if self._messages and self._messages[-1][0] == role:
-            self._messages[-1][1].append(block)
-        else:
-            self._messages.append((role, [block]))
+        if role != self._role:
+            self._said += self._last()
+            self._role, self._saying = role, []
+        self._saying.append(block)
+
+    def _last(self) -> tuple[Message, ...]:
+        return (Message(role=self._role, content=tuple(self._saying)),) if self._saying else ()

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Iterable
+from functools import lru_cache
 from importlib.resources import files
 from math import inf
 from typing import Annotated, Literal
@@ -223,6 +224,7 @@ class _Pace:
             raise ProviderStalled(f"the scripted model was silent for {self._idle:g} s")
 
 
+@lru_cache(maxsize=32)  # every call of a run reads the same script
 def _is_script(text: str) -> bool:
     """Whether a user's text is meant as a script: a JSON object with the key `script`, or what starts like one."""
     text = text.strip()
@@ -234,6 +236,7 @@ def _is_script(text: str) -> bool:
         return text[1:].lstrip().startswith('"script"')
 
 
+@lru_cache(maxsize=32)
 def _parse(source: str) -> Script:
     try:
         # Not the JSON parser's own float constants: NaN in a tool's input could not be stored.

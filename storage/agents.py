@@ -1,17 +1,18 @@
 """Agents and their versions."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 
 from pydantic import JsonValue
-from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import and_, or_, select, update
 from sqlmodel import col
 
 from domain.agents import AgentConfig, AgentVersion
 from domain.clock import now
 from domain.errors import Archived, Conflict, NotFound, VersionConflict
 from domain.ids import new_id
+from storage.database import Connection
 from storage.rows import Page, add, fetch, fetch_one, page
 from storage.tables import AgentRow, AgentVersionRow
 
@@ -21,7 +22,7 @@ _ID = re.compile(r"agent_[0-9a-z]{26}$")
 class Agents:
     """All SQL on agents. Every method is scoped by workspace."""
 
-    def __init__(self, connection: AsyncConnection, workspace_id: str) -> None:
+    def __init__(self, connection: Connection, workspace_id: str) -> None:
         self._connection = connection
         self._workspace_id = workspace_id
 
@@ -45,6 +46,40 @@ class Agents:
         row = await self._row(agent_id, lock=lock)
         wanted = row.version if version is None else version
         return _version(row, wanted, await self._config(agent_id, wanted))
+
+    async def many(self, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], AgentVersion]:
+        """Those versions of those agents, in one query; what is not there is left out."""
+        pins = set(wanted)
+        if not pins:
+            return {}
+        version, agent = col(AgentVersionRow.version), col(AgentVersionRow.agent_id)
+        named = or_(*(and_(agent == id, version == number) for id, number in pins))
+        statement = (
+            select(
+                agent,
+                version,
+                col(AgentVersionRow.config),
+                col(AgentRow.created_at),
+                col(AgentRow.updated_at),
+                col(AgentRow.archived_at),
+            )
+            .join(AgentRow, col(AgentRow.id) == agent)
+            .where(
+                col(AgentRow.workspace_id) == self._workspace_id,
+                named,
+            )
+        )
+        return {
+            (row.agent_id, row.version): AgentVersion(
+                id=row.agent_id,
+                version=row.version,
+                config=AgentConfig.model_validate(row.config),
+                created_at=row.created_at,
+                updated_at=row.updated_at,
+                archived_at=row.archived_at,
+            )
+            for row in await self._connection.execute(statement)
+        }
 
     async def resolve(self, reference: str, version: int | None = None) -> AgentVersion:
         """By id, else by name among those not archived. Raises NotFound, Archived, or Conflict if the name is ambiguous."""
@@ -163,7 +198,7 @@ class Agents:
         await add(self._connection, AgentVersionRow(agent_id=agent_id, version=version, config=dumped, created_at=moment))
 
 
-async def config_of(connection: AsyncConnection, agent_id: str, version: int) -> AgentConfig:
+async def config_of(connection: Connection, agent_id: str, version: int) -> AgentConfig:
     """What that version says. Raises NotFound."""
     statement = select(col(AgentVersionRow.config)).where(
         col(AgentVersionRow.agent_id) == agent_id, col(AgentVersionRow.version) == version

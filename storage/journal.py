@@ -3,19 +3,22 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Executable, Integer, Update, bindparam, func, insert, select, update
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound, RunFinished
 from domain.events import Event, EventPayload, payloads
 from domain.ids import new_id
-from domain.runs import FINISHED
-from storage.projections import Changes, project
+from storage.changes import Changes, Shape, updating
+from storage.database import Connection
+from storage.projections import project
+from storage.rows import first_of_each
+from storage.runs import unfinished
 from storage.tables import EventRow, RunRow, SessionRow
 
 COLUMNS: tuple[Any, ...] = (
@@ -29,6 +32,8 @@ COLUMNS: tuple[Any, ...] = (
     col(EventRow.payload),
     col(EventRow.private),
 )
+
+FEW_TYPES = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Draft:
 class Journal:
     """Appends to and reads the event log of sessions."""
 
-    def __init__(self, connection: AsyncConnection, appended: dict[str, list[Event]]) -> None:
+    def __init__(self, connection: Connection, appended: dict[str, list[Event]]) -> None:
         self._connection = connection
         self._appended = appended
 
@@ -69,22 +74,13 @@ class Journal:
         if key is not None and not key_is_new and (before := await written(self._connection, session_id, key)):
             return before
         moment = now()
-        changes = Changes()
+        on_run, on_session = Changes({"touched_at": moment}), Changes({"updated_at": moment})
         for draft in drafts:
-            project(draft.payload, moment, changes)
-        changes.run.update(run_changes or {})
-        # The row lock that this update takes makes the order of commits the order of seq.
-        statement = (
-            update(SessionRow)
-            .where(col(SessionRow.id) == session_id)
-            .values(last_seq=SessionRow.last_seq + len(drafts), updated_at=moment, **changes.session)
-            .returning(col(SessionRow.last_seq))
-        )
-        last_seq = (await self._connection.execute(statement)).scalar_one_or_none()
-        if last_seq is None:
-            raise NotFound(f"No session {session_id}.")
+            project(draft.payload, moment, on_run, on_session)
+        on_run.set.update(run_changes or {})
+        last_seq = await self._take_seqs(session_id, len(drafts), on_session)
         if run_id is not None:
-            await self._change_run(run_id, moment, changes.run)
+            await self._change_run(run_id, on_run)
         events = [
             Event(
                 id=draft.id,
@@ -99,7 +95,7 @@ class Journal:
             for index, draft in enumerate(drafts)
         ]
         await self._connection.execute(
-            insert(EventRow),
+            _INSERT,
             [
                 {
                     "session_id": session_id,
@@ -111,7 +107,7 @@ class Journal:
                     "append_index": index,
                     "created_at": moment,
                     "processed_at": event.processed_at,
-                    "payload": event.payload.model_dump(mode="json"),
+                    "payload": event.payload,
                     "private": event.private,
                 }
                 for index, event in enumerate(events)
@@ -122,23 +118,45 @@ class Journal:
 
     async def take_up(self, session_id: str, run_id: str) -> None:
         """Stamp the run's queued messages as processed: the model is about to read them."""
-        await self._connection.execute(
-            update(EventRow)
-            .where(
-                col(EventRow.session_id) == session_id,
-                col(EventRow.run_id) == run_id,
-                col(EventRow.type) == "user.message",
-                col(EventRow.processed_at).is_(None),
-            )
-            .values(processed_at=now())
-        )
+        parameters = {"in_session": session_id, "of_run": run_id, "moment": now()}
+        await self._connection.execute(_TAKE_UP, parameters)
 
-    async def _change_run(self, run_id: str, moment: Any, changes: Mapping[str, Any]) -> None:
-        statement = update(RunRow).where(col(RunRow.id) == run_id).values(touched_at=moment, **changes)
-        if changes.get("status") != "queued":  # a retry is what brings a finished run back
-            statement = statement.where(col(RunRow.status).not_in([status.value for status in FINISHED]))
-        if (await self._connection.execute(statement)).rowcount == 0:
+    async def _take_seqs(self, session_id: str, count: int, changes: Changes) -> int:
+        """Reserve so many; the last of them. The row lock that this takes makes the order of commits the order of seq."""
+        changes.plus("last_seq", count)
+        parameters = {"row_id": session_id, **changes.parameters}
+        last = (await self._connection.execute(_changing_session(changes.shape), parameters)).scalar_one_or_none()
+        if last is None:
+            raise NotFound(f"No session {session_id}.")
+        return last
+
+    async def _change_run(self, run_id: str, changes: Changes) -> None:
+        retried = changes.set.get("status") == "queued"  # which is what brings a finished run back
+        statement = _changing_run(changes.shape, retried)
+        if (await self._connection.execute(statement, {"row_id": run_id, **changes.parameters})).rowcount == 0:
             raise RunFinished(f"Run {run_id} is over.")
+
+
+_INSERT = insert(EventRow)
+_PENDING = (
+    col(EventRow.session_id) == bindparam("in_session"),
+    col(EventRow.run_id) == bindparam("of_run"),
+    col(EventRow.type) == "user.message",
+    col(EventRow.processed_at).is_(None),
+)
+_TAKE_UP = update(EventRow).where(*_PENDING).values(processed_at=bindparam("moment"))
+_IS_PENDING = select(col(EventRow.seq)).where(*_PENDING).limit(1)
+
+
+@lru_cache(maxsize=500)
+def _changing_session(shape: Shape) -> Update:
+    return updating(SessionRow, shape).returning(col(SessionRow.last_seq))
+
+
+@lru_cache(maxsize=500)
+def _changing_run(shape: Shape, retried: bool) -> Update:
+    statement = updating(RunRow, shape)
+    return statement if retried else statement.where(unfinished())
 
 
 def as_event(row: Any) -> Event:
@@ -156,7 +174,7 @@ def as_event(row: Any) -> Event:
 
 
 async def read(
-    connection: AsyncConnection,
+    connection: Connection,
     session_id: str,
     *,
     after: int = 0,
@@ -169,57 +187,75 @@ async def read(
     descending: bool = False,
 ) -> list[Event]:
     """A page of a session's log: `after < seq < before`, in `seq` order."""
-    statement = select(*COLUMNS).where(col(EventRow.session_id) == session_id, col(EventRow.seq) > after)
-    if before is not None:
-        statement = statement.where(col(EventRow.seq) < before)
+    wanted: dict[str, Any] = {
+        "session_id": session_id,
+        "after": after,
+        "before": before,
+        "run_id": run_id,
+        "created_after": created_after,
+        "created_before": created_before,
+        "limit": limit,
+    }
     if types is not None:
-        statement = statement.where(col(EventRow.type).in_(list(types)))
-    if run_id is not None:
-        statement = statement.where(col(EventRow.run_id) == run_id)
-    if created_after is not None:
-        statement = statement.where(col(EventRow.created_at) > created_after)
-    if created_before is not None:
-        statement = statement.where(col(EventRow.created_at) < created_before)
-    seq = col(EventRow.seq)
-    rows = await connection.execute(statement.order_by(seq.desc() if descending else seq).limit(limit))
-    return [as_event(row) for row in rows]
+        names = list(dict.fromkeys(types))
+        # A few types may be rare in the log, which is then not to be read through for them.
+        few = 0 < len(names) <= FEW_TYPES
+        wanted |= {f"type_{number}": name for number, name in enumerate(names)} if few else {"types": names}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return [as_event(row) for row in await connection.execute(_reading(tuple(given), descending), given)]
 
 
-async def read_one(connection: AsyncConnection, session_id: str, event_id: str) -> Event:
+@lru_cache(maxsize=128)
+def _reading(given: tuple[str, ...], descending: bool) -> Executable:
+    seq, type, created_at = col(EventRow.seq), col(EventRow.type), col(EventRow.created_at)
+    conditions = {
+        "session_id": col(EventRow.session_id) == bindparam("session_id"),
+        "after": seq > bindparam("after"),
+        "before": seq < bindparam("before"),
+        "run_id": col(EventRow.run_id) == bindparam("run_id"),
+        "created_after": created_at > bindparam("created_after"),
+        "created_before": created_at < bindparam("created_before"),
+        "types": type.in_(bindparam("types", expanding=True)),
+    }
+    wanted = [conditions[name] for name in given if name in conditions]
+    order = seq.desc() if descending else seq.asc()
+    limit = bindparam("limit", type_=Integer)
+    if one_of := [type == bindparam(name) for name in given if name.startswith("type_")]:
+        firsts = first_of_each(select(seq).where(*wanted), one_of, [order], limit)
+        wanted = [conditions["session_id"], seq.in_(firsts)]
+    return select(*COLUMNS).where(*wanted).order_by(order).limit(limit)
+
+
+_READ_ONE = select(*COLUMNS).where(
+    col(EventRow.id) == bindparam("event_id"), col(EventRow.session_id) == bindparam("session_id")
+)
+_WRITTEN = (
+    select(*COLUMNS)
+    .where(col(EventRow.session_id) == bindparam("session_id"), col(EventRow.append_key) == bindparam("append_key"))
+    .order_by(col(EventRow.append_index))
+)
+
+
+async def read_one(connection: Connection, session_id: str, event_id: str) -> Event:
     """Raises NotFound."""
-    statement = select(*COLUMNS).where(col(EventRow.id) == event_id, col(EventRow.session_id) == session_id)
-    row = (await connection.execute(statement)).one_or_none()
+    row = (await connection.execute(_READ_ONE, {"session_id": session_id, "event_id": event_id})).one_or_none()
     if row is None:
         raise NotFound(f"No event {event_id}.")
     return as_event(row)
 
 
-async def written(connection: AsyncConnection, session_id: str, key: str) -> list[Event]:
+async def written(connection: Connection, session_id: str, key: str) -> list[Event]:
     """The events that were appended under that key; none if the append never committed."""
-    rows = await connection.execute(
-        select(*COLUMNS)
-        .where(col(EventRow.session_id) == session_id, col(EventRow.append_key) == key)
-        .order_by(col(EventRow.append_index))
-    )
+    rows = await connection.execute(_WRITTEN, {"session_id": session_id, "append_key": key})
     return [as_event(row) for row in rows]
 
 
-async def pending_input(connection: AsyncConnection, session_id: str, run_id: str) -> bool:
+async def pending_input(connection: Connection, session_id: str, run_id: str) -> bool:
     """Whether the run has messages that no model call has read."""
-    statement = (
-        select(col(EventRow.id))
-        .where(
-            col(EventRow.session_id) == session_id,
-            col(EventRow.run_id) == run_id,
-            col(EventRow.type) == "user.message",
-            col(EventRow.processed_at).is_(None),
-        )
-        .limit(1)
-    )
-    return (await connection.execute(statement)).first() is not None
+    return (await connection.execute(_IS_PENDING, {"in_session": session_id, "of_run": run_id})).first() is not None
 
 
-async def last_of_type(connection: AsyncConnection, session_id: str, run_id: str, type: str) -> int:
+async def last_of_type(connection: Connection, session_id: str, run_id: str, type: str) -> int:
     """The seq of the run's newest event of that type; 0 if there is none."""
     statement = select(func.max(col(EventRow.seq))).where(
         col(EventRow.session_id) == session_id, col(EventRow.run_id) == run_id, col(EventRow.type) == type

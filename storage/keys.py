@@ -3,13 +3,13 @@
 import hmac
 
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound, Unauthenticated
 from domain.ids import new_id
 from domain.keys import PREFIX_CHARS, Principal, key_sha256
+from storage.database import Connection
 from storage.rows import Page, add, fetch_one, page
 from storage.tables import ApiKeyRow, WorkspaceRow
 
@@ -17,7 +17,7 @@ DEFAULT_WORKSPACE = "wrkspc_default"
 
 
 class Keys:
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def ensure_default_workspace(self) -> bool:

@@ -63,8 +63,8 @@ async def in_time(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
 
 
 @asynccontextmanager
-async def connected(engine: AsyncEngine, within_seconds: float | None) -> AsyncGenerator[AsyncConnection]:
-    """A connection that has just answered. Raises Unavailable when there is none in time; None: its pool has a limit."""
+async def connected(engine: AsyncEngine, within_seconds: float) -> AsyncGenerator[AsyncConnection]:
+    """A connection that has just answered. Raises Unavailable when there is none in time."""
     connection = engine.connect()
     await in_time(_start(connection), within_seconds)
     try:

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from domain.events import AgentQuestion, AgentToolResult, UserAnswer
+from storage.database import Connection
 from storage.journal import last_of_type, read
 
 PAGE = 1000
@@ -17,7 +16,7 @@ class Question:
     """The event that answers it; None: nobody has yet."""
 
 
-async def open_questions(connection: AsyncConnection, session_id: str, run_id: str) -> list[Question]:
+async def open_questions(connection: Connection, session_id: str, run_id: str) -> list[Question]:
     """In the order in which they were asked; all are of the newest step, for the model is not called before they are closed."""
     after = await last_of_type(connection, session_id, run_id, "span.model_request_start")
     types = ("agent.question", "user.answer", "agent.tool_result")

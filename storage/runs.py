@@ -1,19 +1,19 @@
 """Runs: rows, and the two ends of a run's life in its session."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select, text, update
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
 from domain.runs import FINISHED, RunStatus
-from storage.rows import Page, fetch, fetch_one, page
-from storage.tables import ASKED, RunRow, SessionRow
+from storage.database import Connection
+from storage.rows import Page, fetch, fetch_one, owned, page
+from storage.tables import ASKED, AgentRow, RunRow, SessionRow
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,24 @@ class Active:
     workflow_seen_at: datetime | None
 
 
+class Standing(NamedTuple):
+    """What a model call needs to know of its run."""
+
+    status: str
+    agent_id: str
+    agent_version: int
+    model: str
+
+
+def unfinished() -> ColumnElement[bool]:
+    """That a run is not over. Spelled out: a list would be expanded anew at every execution."""
+    return and_(*(col(RunRow.status) != status.value for status in RunStatus if status.over))
+
+
 class Runs:
     """All SQL on runs but for what the journal's projections write."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def get(self, run_id: str, workspace_id: str | None = None, *, lock: bool = False) -> RunRow:
@@ -56,16 +70,23 @@ class Runs:
             raise NotFound(f"No run {run_id}.")
         return found
 
+    async def standing(self, run_id: str) -> Standing:
+        """Raises NotFound."""
+        found = (await self._connection.execute(_STANDING, {"run_id": run_id})).one_or_none()
+        if found is None:
+            raise NotFound(f"No run {run_id}.")
+        return Standing(*found)
+
     async def find(
         self, workspace_id: str, wanted: RunFilter, *, limit: int, cursor: str | None, descending: bool
     ) -> Page[RunRow]:
-        statement = select(RunRow).where(col(RunRow.workspace_id) == workspace_id)
-        if wanted.status:
-            statement = statement.where(col(RunRow.status).in_([status.value for status in wanted.status]))
+        statement = select(RunRow)
         if wanted.agent_id is not None:
-            statement = statement.where(col(RunRow.agent_id) == wanted.agent_id)
+            statement = statement.where(col(RunRow.agent_id) == owned(AgentRow, wanted.agent_id, workspace_id))
         if wanted.session_id is not None:
-            statement = statement.where(col(RunRow.session_id) == wanted.session_id)
+            statement = statement.where(col(RunRow.session_id) == owned(SessionRow, wanted.session_id, workspace_id))
+        if wanted.agent_id is None and wanted.session_id is None:
+            statement = statement.where(col(RunRow.workspace_id) == workspace_id)
         if wanted.created_after is not None:
             statement = statement.where(col(RunRow.created_at) > wanted.created_after)
         if wanted.created_before is not None:
@@ -79,6 +100,7 @@ class Runs:
             limit=limit,
             cursor=cursor,
             descending=descending,
+            one_of=[col(RunRow.status) == status for status in dict.fromkeys(wanted.status)],
         )
 
     async def change(self, run_id: str, **columns: Any) -> None:
@@ -108,18 +130,19 @@ class Runs:
         )
         return await fetch(self._connection, RunRow, statement)
 
-    async def queue_length(self, session_id: str) -> int:
+    async def queue_lengths(self, session_ids: Sequence[str]) -> Mapping[str, int]:
+        """Of each session, how many turns wait for the active one; sessions without any are left out."""
         statement = (
-            select(func.count())
-            .select_from(RunRow)
+            select(col(RunRow.session_id), func.count().label("waiting"))
             .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
             .where(
-                col(RunRow.session_id) == session_id,
+                col(RunRow.session_id).in_(session_ids),
                 col(RunRow.status) == RunStatus.QUEUED,
                 or_(col(SessionRow.active_run_id).is_(None), col(RunRow.id) != col(SessionRow.active_run_id)),
             )
+            .group_by(col(RunRow.session_id))
         )
-        return (await self._connection.execute(statement)).scalar_one()
+        return {row.session_id: row.waiting for row in await self._connection.execute(statement)}
 
     async def activate(self, session_id: str, run_id: str) -> bool:
         """Make the run the session's active turn if it has none. Compare-and-set: of two at once, one wins."""
@@ -235,7 +258,7 @@ class Runs:
 
     async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
         """Those of the runs that our rows do not show as finished."""
-        statement = select(RunRow).where(col(RunRow.id).in_(run_ids), col(RunRow.status).not_in(_FINISHED))
+        statement = select(RunRow).where(col(RunRow.id).in_(run_ids), unfinished())
         return await fetch(self._connection, RunRow, statement)
 
 
@@ -245,3 +268,6 @@ def _its_session(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 _FINISHED = [status.value for status in FINISHED]
+_STANDING = select(col(RunRow.status), col(RunRow.agent_id), col(RunRow.agent_version), col(RunRow.model)).where(
+    col(RunRow.id) == bindparam("run_id")
+)

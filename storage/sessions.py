@@ -6,15 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
 from domain.ids import new_id
 from domain.sessions import OnBusy, SessionStatus
-from storage.rows import Page, add, fetch_one, page
-from storage.tables import EventRow, RunRow, SessionRow
+from storage.database import Connection
+from storage.rows import Page, add, fetch_one, owned, page
+from storage.tables import AgentRow, EventRow, RunRow, SessionRow
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SessionFilter:
 class Sessions:
     """All SQL on sessions but for what the journal writes. Every method is scoped by workspace."""
 
-    def __init__(self, connection: AsyncConnection, workspace_id: str) -> None:
+    def __init__(self, connection: Connection, workspace_id: str) -> None:
         self._connection = connection
         self._workspace_id = workspace_id
 
@@ -86,15 +86,15 @@ class Sessions:
         )
 
     async def find(self, wanted: SessionFilter, *, limit: int, cursor: str | None, descending: bool) -> Page[SessionRow]:
-        statement = select(SessionRow).where(col(SessionRow.workspace_id) == self._workspace_id)
+        statement = select(SessionRow)
+        if wanted.agent_id is None:
+            statement = statement.where(col(SessionRow.workspace_id) == self._workspace_id)
+        else:
+            statement = statement.where(col(SessionRow.agent_id) == owned(AgentRow, wanted.agent_id, self._workspace_id))
         if not wanted.include_archived:
             statement = statement.where(col(SessionRow.archived_at).is_(None))
-        if wanted.agent_id is not None:
-            statement = statement.where(col(SessionRow.agent_id) == wanted.agent_id)
         if wanted.agent_version is not None:
             statement = statement.where(col(SessionRow.agent_version) == wanted.agent_version)
-        if wanted.statuses:
-            statement = statement.where(col(SessionRow.status).in_(list(wanted.statuses)))
         if wanted.created_after is not None:
             statement = statement.where(col(SessionRow.created_at) > wanted.created_after)
         if wanted.created_before is not None:
@@ -108,4 +108,5 @@ class Sessions:
             limit=limit,
             cursor=cursor,
             descending=descending,
+            one_of=[col(SessionRow.status) == status for status in dict.fromkeys(wanted.statuses)],
         )

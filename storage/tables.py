@@ -8,6 +8,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Index,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    column,
     text,
 )
 from sqlmodel import Field, SQLModel
@@ -56,6 +58,17 @@ def _big(default: int | None = 0) -> Any:
     return Field(default=default, sa_column=Column(BigInteger(), nullable=default is None))
 
 
+def _partial(name: str, *columns: str, where: ColumnElement[bool]) -> Index:
+    """An index of some rows only: what is archived, inline or done with is not looked for, and may be most of them."""
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+_LISTED = column("inline").is_(False)
+_OPEN = column("archived_at").is_(None)
+_ACTIVE = column("active_run_id").is_not(None)
+_PENDING = column("processed_at").is_(None)
+
+
 class WorkspaceRow(SQLModel, table=True):
     __tablename__ = "workspaces"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
 
@@ -80,7 +93,10 @@ class ApiKeyRow(SQLModel, table=True):
 
 class AgentRow(SQLModel, table=True):
     __tablename__ = "agents"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
-    __table_args__ = (Index("ix_agents_workspace_id_name", "workspace_id", "name"),)
+    __table_args__ = (
+        _partial("ix_agents_listed", "workspace_id", "created_at", "id", where=_LISTED),
+        _partial("ix_agents_named", "workspace_id", "name", "created_at", "id", where=_LISTED),
+    )
 
     id: str = Field(primary_key=True)
     workspace_id: str = Field(foreign_key="workspaces.id")
@@ -117,7 +133,12 @@ class SessionRow(UsageColumns, table=True):
     __tablename__ = "sessions"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (
         Index("ix_sessions_workspace_id_created_at", "workspace_id", "created_at", "id"),
-        Index("ix_sessions_active_run_id", "active_run_id"),
+        Index("ix_sessions_workspace_id_status", "workspace_id", "status", "created_at", "id"),
+        Index("ix_sessions_agent_id_created_at", "agent_id", "created_at", "id"),
+        _partial("ix_sessions_open", "workspace_id", "created_at", "id", where=_OPEN),
+        _partial("ix_sessions_open_status", "workspace_id", "status", "created_at", "id", where=_OPEN),
+        _partial("ix_sessions_open_agent", "agent_id", "created_at", "id", where=_OPEN),
+        _partial("ix_sessions_active_run_id", "active_run_id", where=_ACTIVE),
     )
 
     id: str = Field(primary_key=True)
@@ -145,6 +166,7 @@ class EventRow(SQLModel, table=True):
         UniqueConstraint("session_id", "append_key", "append_index"),
         Index("ix_events_run_id_seq", "run_id", "seq"),
         Index("ix_events_session_id_type_seq", "session_id", "type", "seq"),
+        _partial("ix_events_pending", "run_id", where=_PENDING),
     )
 
     session_id: str = Field(foreign_key="sessions.id", primary_key=True)
@@ -173,8 +195,11 @@ class RunRow(UsageColumns, table=True):
     __tablename__ = "runs"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (
         Index("ix_runs_workspace_id_created_at", "workspace_id", "created_at", "id"),
-        Index("ix_runs_workspace_id_status", "workspace_id", "status", "created_at"),
+        Index("ix_runs_workspace_id_status", "workspace_id", "status", "created_at", "id"),
+        Index("ix_runs_agent_id_created_at", "agent_id", "created_at", "id"),
+        Index("ix_runs_agent_id_status", "agent_id", "status", "created_at", "id"),
         Index("ix_runs_session_id_created_at", "session_id", "created_at", "id"),
+        Index("ix_runs_session_id_status", "session_id", "status", "created_at", "id"),
         Index("ix_runs_status_touched_at", "status", "touched_at"),
         Index("ix_runs_asked", "touched_at", "id", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )

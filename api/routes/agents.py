@@ -90,7 +90,9 @@ async def list_agents(
         created_after=created.after,
         created_before=created.before,
     )
-    return listed([Agent.of(await agents.get(row.id)) for row in found.rows], found.next_page)
+    pins = [(row.id, row.version) for row in found.rows]
+    versions = await agents.many(pins)
+    return listed([Agent.of(versions[pin]) for pin in pins], found.next_page)
 
 
 @router.get("/{agent_id}")

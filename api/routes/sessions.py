@@ -1,5 +1,6 @@
 """/v1/sessions"""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query, Response
@@ -107,8 +108,14 @@ class SessionDeleted(BaseModel):
 
 
 async def _session(unit: Unit, row: SessionRow) -> Session:
-    agent = await Agents(unit.connection, unit.caller.workspace_id).get(row.agent_id, row.agent_version)
-    return Session.of(row, agent, await Runs(unit.connection).queue_length(row.id))
+    (session,) = await _sessions(unit, [row])
+    return session
+
+
+async def _sessions(unit: Unit, rows: Sequence[SessionRow]) -> list[Session]:
+    agents = await Agents(unit.connection, unit.caller.workspace_id).many((row.agent_id, row.agent_version) for row in rows)
+    waiting = await Runs(unit.connection).queue_lengths([row.id for row in rows])
+    return [Session.of(row, agents[row.agent_id, row.agent_version], waiting.get(row.id, 0)) for row in rows]
 
 
 @router.post("", status_code=201)
@@ -150,7 +157,7 @@ async def list_sessions(
     )
     sessions = Sessions(unit.connection, caller.workspace_id)
     found = await sessions.find(wanted, limit=limit, cursor=page, descending=order == "desc")
-    return listed([await _session(unit, row) for row in found.rows], found.next_page)
+    return listed(await _sessions(unit, found.rows), found.next_page)
 
 
 @router.get("/{session_id}")

@@ -17,7 +17,7 @@ from domain.events import (
     UserMessage,
 )
 from domain.runs import StopReason
-from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, fold
+from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, Transcript, fold
 
 
 def log(*entries: tuple[str, EventPayload]) -> list[Event]:
@@ -58,7 +58,11 @@ def texts(events: list[Event]) -> list[tuple[str, list[str]]]:
             return block.text
         return f"result:{block.content}" if isinstance(block, ToolResult) else "use"
 
-    return [(message.role, [show(block) for block in message.content]) for message in fold(events)]
+    transcript = Transcript()
+    for number, event in enumerate(events, 1):
+        transcript.take(event)
+        assert transcript.messages() == fold(events[:number])  # asking in between changes nothing
+    return [(message.role, [show(block) for block in message.content]) for message in transcript.messages()]
 
 
 def test_a_queued_message_enters_at_its_own_turn_not_where_it_stands() -> None:

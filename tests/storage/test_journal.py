@@ -8,6 +8,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import SQLModel
 
 from domain.agents import AgentConfig, ModelConfig
@@ -175,5 +176,10 @@ async def test_the_migrations_build_what_the_tables_say(log: Log) -> None:
     def differences(connection: Connection) -> list[object]:
         return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), SQLModel.metadata)
 
-    async with log.database.engine.connect() as connection:
-        assert await connection.run_sync(differences) == []
+    engine = log.database.engine
+    if isinstance(engine, AsyncEngine):
+        async with engine.connect() as connection:
+            assert await connection.run_sync(differences) == []
+    else:
+        with engine.connect() as connection:
+            assert differences(connection) == []

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import tail
 from api.tail import Frame, Tails, Viewer
@@ -32,7 +31,7 @@ from live.bus import LiveBus, PreviewType
 from live.memory import MemoryBus
 from live.redis import redis_bus
 from storage.agents import Agents
-from storage.database import Database, sqlite_url
+from storage.database import Connection, Database, sqlite_url
 from storage.journal import Draft, Journal
 from storage.keys import Keys
 from storage.rows import add
@@ -52,7 +51,7 @@ class Slow(Database):
     failures = 0
 
     @asynccontextmanager
-    async def read(self) -> AsyncGenerator[AsyncConnection]:
+    async def read(self) -> AsyncGenerator[Connection]:
         if self.chance is None:
             async with super().read() as connection:
                 yield connection
