@@ -10,11 +10,12 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.mailbox import Mailbox
 from domain.events import RUN_OVER_TYPES, SDK_TYPES, Event
 from live.memory import Frame as BusFrame
 from live.memory import LiveBus, Preview, PreviewsClosed, Wake, Writing
 from storage.database import Database
-from storage.journal import read
+from storage.journal import last_seqs, read
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Viewer:
     previews: frozenset[str] = frozenset({"agent.message", "agent.thinking"})
     sent: dict[str, int] = field(default_factory=dict[str, int])
     """How many characters it has had of each event that is being written."""
-    queue: "asyncio.Queue[Frame | None]" = field(default_factory=lambda: asyncio.Queue[Frame | None](QUEUE))
+    queue: "Mailbox[Frame | None]" = field(default_factory=lambda: Mailbox[Frame | None]())
     behind: bool = False
 
     @property
@@ -78,12 +79,10 @@ class Viewer:
 
     def push(self, frame: Frame | None) -> None:
         """None: the tailer is dead."""
-        if self.behind:
-            return
-        try:
-            self.queue.put_nowait(frame)
-        except asyncio.QueueFull:
+        if len(self.queue) == QUEUE:
             self.behind = True
+        elif not self.behind:
+            self.queue.put(frame)
 
     def passes(self, frame: Frame) -> None:
         """Move behind a durable frame."""
@@ -116,20 +115,20 @@ class Tail:
     """The tailer of one session. It keeps its own account of the text being written, in step with what it has broadcast:
     the bus may be ahead of it, and a viewer that joined with the bus's account would see the difference twice."""
 
-    def __init__(self, database: Database, live: LiveBus, session_id: str, position: int, poll_seconds: float) -> None:
+    def __init__(self, database: Database, live: LiveBus, session_id: str, position: int) -> None:
         self._database = database
         self._live = live
         self._session_id = session_id
-        self._poll_seconds = poll_seconds
-        self._inbox: asyncio.Queue[BusFrame] = asyncio.Queue()
+        self._inbox = Mailbox[BusFrame]()
         self._closed: dict[str, str] = {}
         """By run: what was begun before this event id is in the log or void. Ids sort by time."""
         self._opened = False
-        self._moved = asyncio.Event()
+        self._moved: asyncio.Event | None = None
+        """Where somebody waits for the position to move."""
         self.dead = False
         self.position = position
         self.viewers: set[Viewer] = set()
-        self._unsubscribe = live.subscribe(session_id, self._inbox.put_nowait)
+        self._unsubscribe = live.subscribe(session_id, self._inbox.put)
         self._writing = {preview.event_id: Writing(preview) for preview in live.writing(session_id)}
         self._task = asyncio.create_task(self._follow())
         self._task.add_done_callback(self._died)
@@ -138,32 +137,32 @@ class Tail:
         self._unsubscribe()
         self._task.cancel()
 
+    def tell(self, seq: int) -> None:
+        """The log is known to reach to `seq`."""
+        if seq > self.position:
+            self._inbox.put(Wake(seq))
+
     def snapshot(self) -> list[Preview]:
         """The text being written, up to what has been broadcast."""
         return [event.whole() for event in self._writing.values()]
 
     async def caught_up(self, seq: int) -> None:
         """Wait until the log has been read to `seq`: before that, a snapshot may hold text that is final at `seq`."""
-        if self.position < seq:
-            self._inbox.put_nowait(Wake(seq))
+        self.tell(seq)
         while not self.dead and not (self._opened and self.position >= seq):
+            self._moved = self._moved or asyncio.Event()
             await self._moved.wait()
 
     async def _follow(self) -> None:
         await self._patiently(self._open)
         while True:
-            try:
-                async with asyncio.timeout(self._poll_seconds):
-                    frame = await self._inbox.get()
-            except TimeoutError:
-                frame = Wake(self.position + 1)  # a wake-up may have been lost, or come from another process
-            match frame:
+            match await self._inbox.get():
                 case Wake(events=events) if events and events[0].seq == self.position + 1:
                     self._pass_on(events)
                 case Wake(seq=seq):
                     if seq > self.position:
                         await self._patiently(self._read_on)
-                case Preview():
+                case Preview() as frame:
                     self._take(frame)
                 case PreviewsClosed(run_id=run_id):
                     self._drop(run_id, _NEVER)
@@ -233,8 +232,9 @@ class Tail:
                 viewer.push(frame)
 
     def _tell_waiting(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     def _died(self, task: "asyncio.Task[None]") -> None:
         """End the streams, rather than let them stand still: viewers reconnect, and get a new tailer."""
@@ -255,6 +255,7 @@ class Tails:
         self._live = live
         self._poll_seconds = poll_seconds
         self._tails: dict[str, Tail] = {}
+        self._polling: asyncio.Task[None] | None = None
 
     async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncGenerator[Frame, None]:
         """Frames after the viewer's cursor: the log first, then live; complete, in order, without repeats.
@@ -263,13 +264,15 @@ class Tails:
         """
         tail = self._tails.get(session_id)
         if tail is None or tail.dead:
-            tail = self._tails[session_id] = Tail(self._database, self._live, session_id, last_seq, self._poll_seconds)
+            tail = self._tails[session_id] = Tail(self._database, self._live, session_id, last_seq)
+            if self._polling is None or self._polling.done():
+                self._polling = asyncio.create_task(self._poll())
         tail.viewers.add(viewer)
         try:
             await tail.caught_up(last_seq)
             while not tail.dead:
                 # Nothing is awaited between these lines: what is broadcast from here on is in the queue.
-                viewer.behind, viewer.queue = False, asyncio.Queue(QUEUE)
+                viewer.behind, viewer.queue = False, Mailbox()
                 until, writing = tail.position, tail.snapshot()
                 async for frame in self._log(session_id, viewer, until):
                     yield frame
@@ -277,7 +280,7 @@ class Tails:
                     if viewer.wants(frame := _delta(preview)):
                         for piece in viewer.unseen(frame):
                             yield piece
-                while not (viewer.behind and viewer.queue.empty()):
+                while viewer.queue or not viewer.behind:
                     frame = await viewer.queue.get()
                     if frame is None:
                         return
@@ -292,6 +295,26 @@ class Tails:
             if not tail.viewers and self._tails.get(session_id) is tail:
                 del self._tails[session_id]
                 tail.close()
+
+    async def _poll(self) -> None:
+        """A wake-up may have been lost, or be another process's: see for all sessions at once, as long as any is followed.
+
+        One by one it would take a whole core for two thousand.
+        """
+        while self._tails:
+            await asyncio.sleep(self._poll_seconds)
+            followed = list(self._tails)
+            for begin in range(0, len(followed), PAGE):
+                try:
+                    async with self._database.read() as connection:
+                        ends = await last_seqs(connection, followed[begin : begin + PAGE])
+                except (SQLAlchemyError, OSError) as error:
+                    log.warning("the ends of the logs cannot be read, trying again: %s", error)
+                    continue
+                for session_id, last_seq in ends:
+                    if tail := self._tails.get(session_id):
+                        tail.tell(last_seq)
+        self._polling = None
 
     async def _log(self, session_id: str, viewer: Viewer, until: int) -> AsyncIterator[Frame]:
         while viewer.after < until:

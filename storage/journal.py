@@ -185,6 +185,12 @@ async def read(
     return [as_event(row) for row in rows]
 
 
+async def last_seqs(connection: AsyncConnection, session_ids: Sequence[str]) -> list[tuple[str, int]]:
+    """Where the logs of those sessions end."""
+    statement = select(col(SessionRow.id), col(SessionRow.last_seq)).where(col(SessionRow.id).in_(session_ids))
+    return [(id, last_seq) for id, last_seq in await connection.execute(statement)]
+
+
 async def read_one(connection: AsyncConnection, session_id: str, event_id: str) -> Event:
     """Raises NotFound."""
     statement = select(*COLUMNS).where(col(EventRow.id) == event_id, col(EventRow.session_id) == session_id)
