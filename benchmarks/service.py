@@ -1,4 +1,4 @@
-"""The service under measurement: the real `perdure up` in a process of its own, reached over HTTP."""
+"""The service under measurement: the real `perdure up` or `perdure api` in a process of its own, reached over HTTP."""
 
 import asyncio
 import json
@@ -15,10 +15,14 @@ import httpx2
 
 from benchmarks.measure import free_port
 from benchmarks.viewer import Viewer, watching
+from commands.temporal_server import temporal_server
+from storage.database import sqlite_url
 
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 60
+NO_MODELS = "http://127.0.0.1:9/v1"
 _UP = (sys.executable, "-c", "from commands.serve import up; up()")
+_API = (sys.executable, "-c", "from commands.serve import api; api()")
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 """What the service sees of our environment: no vendor's key, no Temporal of somebody else's."""
 
@@ -32,9 +36,22 @@ class Perdure:
     pid: int
     key: str
     http: httpx2.AsyncClient
+    environment: Mapping[str, str]
+    """What it was started with."""
+
+    @property
+    def database(self) -> str:
+        return self.environment.get("PERDURE_DATABASE_URL") or sqlite_url(
+            Path(self.environment["PERDURE_DATA_DIR"]) / "perdure.db"
+        )
 
     async def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         response = await self.http.post(path, json=body)
+        response.raise_for_status()
+        return response.json()
+
+    async def get(self, path: str) -> dict[str, Any]:
+        response = await self.http.get(path)
         response.raise_for_status()
         return response.json()
 
@@ -53,6 +70,9 @@ class Perdure:
     def watch(self, session: str) -> AbstractAsyncContextManager[Viewer]:
         return watching(self.port, self.key, f"/v1/sessions/{session}/events/stream")
 
+    def watch_run(self, run: str) -> AbstractAsyncContextManager[Viewer]:
+        return watching(self.port, self.key, f"/v1/runs/{run}/events/stream")
+
 
 def script(tool: str, steps: int) -> str:
     """A message that has the scripted model call the tool once in every step."""
@@ -60,27 +80,61 @@ def script(tool: str, steps: int) -> str:
 
 
 @asynccontextmanager
-async def perdure(folder: Path, model_server: str) -> AsyncGenerator[Perdure]:
+async def perdure(folder: Path, model_server: str = NO_MODELS) -> AsyncGenerator[Perdure]:
     """`perdure up` on free ports with its data in `folder`, and its model server at that address."""
-    port, temporal_port, ui_port = free_port(), free_port(), free_port()
+    environment = environment_in(folder, model_server)
+    async with started(_UP, environment, folder) as service:
+        yield service
+
+
+@asynccontextmanager
+async def temporal(folder: Path) -> AsyncGenerator[str]:
+    """Temporal by itself, for processes that do not embed it; its address."""
+    async with temporal_server(folder, free_port(), None) as address:
+        yield address
+
+
+@asynccontextmanager
+async def api(
+    folder: Path, temporal_address: str, database_url: str | None = None, *, key: str | None = None
+) -> AsyncGenerator[Perdure]:
+    """`perdure api`, nothing else in its process. `key`: what the first process on the same database has made."""
+    environment = environment_in(folder) | {"TEMPORAL_ADDRESS": temporal_address}
+    if key is not None:
+        environment["PERDURE_BOOTSTRAP_KEY"] = key
+    if database_url is not None:
+        environment["PERDURE_DATABASE_URL"] = database_url
+    async with started(_API, environment, folder) as service:
+        yield service
+
+
+@asynccontextmanager
+async def started(argv: tuple[str, ...], environment: Mapping[str, str], folder: Path) -> AsyncGenerator[Perdure]:
+    """Start it, and wait until it is ready."""
+    port, key = int(environment["PERDURE_PORT"]), environment["PERDURE_BOOTSTRAP_KEY"]
+    address = environment.get("TEMPORAL_ADDRESS", f"127.0.0.1:{environment['PERDURE_TEMPORAL_PORT']}")
+    log = f"perdure-{port}.log"
+    async with child(argv, environment, folder, log) as process, _client(port, key) as http:
+        await _ready(process, http, folder / log)
+        yield Perdure(port, address, process.pid, key, http, environment)
+
+
+def environment_in(folder: Path, model_server: str = NO_MODELS) -> dict[str, str]:
+    """What a service with its data in `folder` is started with."""
     config = folder / "perdure.toml"
     config.write_text(
         f'[providers.bench]\nkind = "openai_compatible"\nbase_url = "{model_server}"\n[tools]\nmodules = ["benchmarks.tools"]\n'
     )
-    key = f"pk_{secrets.token_hex(24)}"
-    environment = {
+    return {
         **{name: os.environ[name] for name in _KEPT if name in os.environ},
         "PYTHONPATH": str(ROOT),
         "PERDURE_DATA_DIR": str(folder / "data"),
         "PERDURE_CONFIG": str(config),
-        "PERDURE_PORT": str(port),
-        "PERDURE_TEMPORAL_PORT": str(temporal_port),
-        "PERDURE_TEMPORAL_UI_PORT": str(ui_port),
-        "PERDURE_BOOTSTRAP_KEY": key,
+        "PERDURE_PORT": str(free_port()),
+        "PERDURE_TEMPORAL_PORT": str(free_port()),
+        "PERDURE_TEMPORAL_UI_PORT": str(free_port()),
+        "PERDURE_BOOTSTRAP_KEY": f"pk_{secrets.token_hex(24)}",
     }
-    async with child(_UP, environment, folder, "perdure.log") as process, _client(port, key) as http:
-        await _ready(process, http, folder / "perdure.log")
-        yield Perdure(port, f"127.0.0.1:{temporal_port}", process.pid, key, http)
 
 
 @asynccontextmanager
@@ -100,9 +154,26 @@ async def child(
             await process.wait()
 
 
+@asynccontextmanager
+async def child_talking(
+    argv: tuple[str, ...], environment: Mapping[str, str], folder: Path
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """A process that is spoken with on its standard input and output; killed at the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, env=dict(environment), cwd=folder, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
 def _client(port: int, key: str) -> httpx2.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, limits=limits)
 
 
 async def _ready(process: asyncio.subprocess.Process, http: httpx2.AsyncClient, log: Path) -> None:

