@@ -29,18 +29,22 @@ class Turns:
 
 
 async def measure(size: Size) -> Report:
-    short, long = Turns(), Turns()
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         async with perdure(Path(name)) as service:
-            agent = await service.agent("growth", MODEL)
-            async with tables_of(service) as database:
-                for number in range(size.rounds):
-                    print(f"round {number + 1} of {size.rounds}", flush=True)
-                    sessions = [
-                        (short, await long_session(database, agent, TURN_EVENTS)),
-                        (long, await long_session(database, agent, size.events)),
-                    ]
-                    await _round(service, sessions if number % 2 == 0 else sessions[::-1], size.turns)
+            return await turns(service, size)
+
+
+async def turns(service: Perdure, size: Size) -> Report:
+    short, long = Turns(), Turns()
+    agent = await service.agent("growth", MODEL)
+    async with tables_of(service) as database:
+        for number in range(size.rounds):
+            print(f"round {number + 1} of {size.rounds}", flush=True)
+            sessions = [
+                (short, await long_session(database, agent, TURN_EVENTS)),
+                (long, await long_session(database, agent, size.events)),
+            ]
+            await _round(service, sessions if number % 2 == 0 else sessions[::-1], size.turns)
     return Report(
         [
             _figure("a turn, ms", short.medians, long.medians, MAX_RATIO),

@@ -13,7 +13,9 @@ from benchmarks.measure import Figure, Report, Size, kept
 from benchmarks.seeds import MODEL
 from benchmarks.service import Perdure, api, perdure, temporal
 from tests.postgres import PostgresServer, PostgresUnavailable
+from workflows.attributes import AGENT
 
+NAME = "repeated"
 LISTED_SECONDS = 1
 """Temporal lists a workflow a moment after it has started it."""
 
@@ -22,10 +24,11 @@ async def measure(size: Size) -> Report:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         async with perdure(Path(name)) as service:
-            figures += await _repeated("one process, SQLite", [service], size.repeats)
+            figures += await repeated("one process, SQLite", [service], size.repeats)
     try:
-        with PostgresServer() as server:
-            figures += await _on_two(server, size.repeats)
+        if size.postgres:
+            with PostgresServer() as server:
+                figures += await _on_two(server, size.repeats)
     except PostgresUnavailable as error:
         print(f"*** not measured on Postgres: {error}")
     return Report(figures, "–", _MEASURED)
@@ -45,11 +48,11 @@ async def _on_two(server: PostgresServer, repeats: int) -> list[Figure]:
         url = server.create_database()
         first = await stack.enter_async_context(api(folder, address, url))
         second = await stack.enter_async_context(api(folder, address, url, key=first.key))
-        return await _repeated("two API processes, Postgres", [first, second], repeats)
+        return await repeated("two API processes, Postgres", [first, second], repeats)
 
 
-async def _repeated(where: str, services: list[Perdure], repeats: int) -> list[Figure]:
-    agent = await services[0].agent("repeated", MODEL)
+async def repeated(where: str, services: list[Perdure], repeats: int) -> list[Figure]:
+    agent = await services[0].agent(NAME, MODEL)
     body, headers = {"agent": agent, "input": "hello"}, {"Idempotency-Key": "the same"}
 
     async def post(number: int) -> httpx2.Response:
@@ -62,7 +65,7 @@ async def _repeated(where: str, services: list[Perdure], repeats: int) -> list[F
     again = [await post(number) for number in range(len(services))]
     told = {answer.json()["id"] for answer in [*answers, *again] if answer.status_code == 201}
     listed = {run["id"] for run in (await services[0].get(f"/v1/runs?agent_id={agent}&limit=100"))["data"]}
-    workflows = await _workflows(services[0])
+    workflows = await _workflows(services[0], NAME)
     if not workflows:
         raise AssertionError("Temporal lists no workflow")
     runs = len(told | listed | workflows)
@@ -70,8 +73,8 @@ async def _repeated(where: str, services: list[Perdure], repeats: int) -> list[F
     return [Figure(f"runs of {repeats} equal POSTs at once ({where}: {seen})", str(runs), "1", kept(runs == 1))]
 
 
-async def _workflows(service: Perdure) -> set[str]:
+async def _workflows(service: Perdure, agent: str) -> set[str]:
     """Their ids, which are those of their runs."""
     temporal = await Client.connect(service.temporal_address)
     await asyncio.sleep(LISTED_SECONDS)
-    return {workflow.id async for workflow in temporal.list_workflows("WorkflowType = 'agent_run'")}
+    return {workflow.id async for workflow in temporal.list_workflows(f"{AGENT.name} = '{agent}'")}

@@ -39,17 +39,21 @@ class Cost:
 async def measure(size: Size) -> Report:
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         async with perdure(Path(name)) as service:
-            agent = await service.agent("asks", "demo:script", tools=("ask_user",))
-            for _ in range(ANSWERS):
-                await _answered(service, await _started(service, agent))
-            before = await _watched(service, size)
-            runs = await _many(service, agent, size.waiting)
-            await asyncio.sleep(min(SETTLE_SECONDS, size.window_seconds))
-            waiting = await _count(service, agent)
-            after = await _watched(service, size)
-            picked = runs[:: max(1, len(runs) // ANSWERS)][:ANSWERS]
-            answers = [await _answered(service, run) for run in picked]
-            left = await _count(service, agent)
+            return await waiting_runs(service, size)
+
+
+async def waiting_runs(service: Perdure, size: Size) -> Report:
+    agent = await service.agent("asks", "demo:script", tools=("ask_user",))
+    for _ in range(ANSWERS):
+        await _answered(service, await _started(service, agent))
+    before = await _watched(service, size)
+    runs = await _many(service, agent, size.waiting)
+    await asyncio.sleep(min(SETTLE_SECONDS, size.window_seconds))
+    waiting = await _count(service, agent)
+    after = await _watched(service, size)
+    picked = runs[:: max(1, len(runs) // ANSWERS)][:ANSWERS]
+    answers = [await _answered(service, run) for run in picked]
+    left = await _count(service, agent)
     if (waiting, left) != (size.waiting, size.waiting - len(picked)):
         raise AssertionError(f"{waiting} of {size.waiting} runs waited, and {left} after {len(picked)} answers")
     return Report(

@@ -20,8 +20,9 @@ WARM_UP = 5
 async def measure(size: Size) -> Report:
     figures = await _compare("SQLite", size, None)
     try:
-        with PostgresServer() as server:
-            figures += await _compare("Postgres", size, server)
+        if size.postgres:
+            with PostgresServer() as server:
+                figures += await _compare("Postgres", size, server)
     except PostgresUnavailable as error:
         print(f"*** not measured on Postgres: {error}")
     measured = _MEASURED.format(
@@ -42,7 +43,7 @@ async def _compare(kind: str, size: Size, server: PostgresServer | None) -> list
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-bench-")))
         address = await stack.enter_async_context(temporal(folder))
-        sides: list[tuple[Perdure, dict[str, str]]] = []
+        sides: list[tuple[Perdure, Seeded]] = []
         for runs in (SAME, size.runs):
             print(f"{kind}: a database with {runs:,} runs", flush=True)
             (own := folder / str(len(sides))).mkdir()
@@ -50,12 +51,14 @@ async def _compare(kind: str, size: Size, server: PostgresServer | None) -> list
             service = await stack.enter_async_context(api(own, address, url))
             async with tables_of(service) as database:
                 seeded = await many_runs(database, runs)
-            sides.append((service, await _paths(service, seeded)))
-        (few, of_few), (many, of_many) = sides
-        figures: list[Figure] = []
-        for name in of_few:
-            figures.append(await _figure(f"{name} ({kind})", (few, of_few[name]), (many, of_many[name]), size))
-        return figures
+            sides.append((service, seeded))
+        few, many = sides
+        return await compared(kind, few, many, size)
+
+
+async def compared(kind: str, few: tuple[Perdure, Seeded], many: tuple[Perdure, Seeded], size: Size) -> list[Figure]:
+    of_few, of_many = await _paths(*few), await _paths(*many)
+    return [await _figure(f"{name} ({kind})", (few[0], path), (many[0], of_many[name]), size) for name, path in of_few.items()]
 
 
 async def _figure(name: str, few: tuple[Perdure, str], many: tuple[Perdure, str], size: Size) -> Figure:

@@ -40,11 +40,11 @@ async def measure(size: Size) -> Report:
         address = await stack.enter_async_context(temporal(folder))
         async with api(_made(folder / "one"), address) as service:
             session = await service.session(await service.agent("watched", "demo:echo"))
-            together, latest = await _watched(service, folder, [session] * many, size)
+            together, latest = await watched(service, folder, [session] * many, size)
         async with api(_made(folder / "each"), address) as service:
             agent = await service.agent("watched", "demo:echo")
             sessions = [await service.session(agent) for _ in range(many)]
-            apart, _ = await _watched(service, folder, sessions, size, updates=False)
+            apart, _ = await watched(service, folder, sessions, size, updates=False)
     return Report(
         [
             _memory(f"memory of a stream, KiB ({many:,} of 1 session)", together),
@@ -76,7 +76,7 @@ nothing with what comes).
 """
 
 
-async def _watched(
+async def watched(
     service: Perdure, folder: Path, sessions: Sequence[str], size: Size, *, updates: bool = True
 ) -> tuple[Idle, list[float]]:
     """What a stream on each of the sessions costs, and seconds from an event to the last of them."""
