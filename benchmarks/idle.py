@@ -10,7 +10,7 @@ from statistics import median
 
 import psutil
 
-from benchmarks.measure import Figure, Report, Size, cpu_seconds, kept, memory
+from benchmarks.measure import Figure, Report, Size, cpu_seconds, kept, own_memory
 from benchmarks.service import Perdure, perdure
 from benchmarks.sides import OVER
 
@@ -33,7 +33,7 @@ class Cost:
     """Seconds of the processor per second."""
     temporal: float
     memory: int
-    """Bytes of the process."""
+    """Bytes of the process, without mapped files."""
 
 
 async def measure(size: Size) -> Report:
@@ -95,7 +95,8 @@ _MEASURED = """
 
 - **CPU:** of the process (worker and API) and of Temporal, in {rounds} windows of {seconds:.0f} s before the first run and as
   many while all wait; the medians. The sweeper's ten seconds go on in both. All runs wait before and after, counted over HTTP.
-- **Memory:** of the process, in the first and in the last of these windows; nothing may be added while nothing happens.
+- **Memory:** of the process, without mapped files (SQLite maps its own), in the first and in the last of these windows; nothing
+  may be added while nothing happens. The growth from before the first run to there is what all of them take in the cache.
 - **An answer:** {answers} runs of all ages are answered; from the POST to a viewer's `run.completed`.
 """
 
@@ -113,7 +114,7 @@ async def _watched(service: Perdure, size: Size) -> list[Cost]:
         used, began = [cpu_seconds(pid) for pid in pids], time.monotonic()
         await asyncio.sleep(size.window_seconds)
         process, server = ((cpu_seconds(pid) - u) / (time.monotonic() - began) for pid, u in zip(pids, used, strict=True))
-        costs.append(Cost(process, server, memory(service.pid)))
+        costs.append(Cost(process, server, own_memory(service.pid)))
     return costs
 
 
