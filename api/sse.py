@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from api.tail import CLOSING, Tails, Viewer, sdk_types
+from api.frames import sdk_types
+from api.tail import CLOSING, Tails, Viewer
 from domain.errors import MalformedCursor
 from domain.events import RUN_OVER_TYPES
 

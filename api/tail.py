@@ -1,25 +1,25 @@
 """Following a session: one tailer per session reads the log once and fans out to all its viewers."""
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
+from api.frames import Frame, delta, durable, start
+from api.mailbox import Mailbox
 from domain.errors import Unavailable
-from domain.events import RUN_OVER_TYPES, SDK_TYPES, Event
+from domain.events import RUN_OVER_TYPES, Event
 from live.bus import Frame as BusFrame
 from live.bus import LiveBus, Preview, PreviewsClosed, Wake, Writing
 from storage.database import Database
-from storage.journal import read
+from storage.journal import last_seqs, read
 
 log = logging.getLogger(__name__)
 
 PAGE = 500
 QUEUE = 1000
 """Frames a viewer may lag behind before it goes back to reading the log."""
+SHORTEST_POLL_SECONDS = 0.25
 RETRY_SECONDS = 0.5
 """Between attempts to read the log while the database is away."""
 
@@ -27,27 +27,6 @@ CLOSING = frozenset({"span.model_request_end"}) | RUN_OVER_TYPES
 """Events behind which nothing of a run's text is being written any more: it is in the log, or void."""
 _MARKS = CLOSING | {"run.queued"}
 _NEVER = "~"  # sorts behind every id
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One SSE event. Encoded once, whoever it is sent to."""
-
-    type: str
-    run_id: str | None
-    content: dict[str, Any]
-    seq: int | None = None
-    """None for previews, which no log remembers."""
-    event_id: str = ""
-    preview: Preview | None = None
-
-    @cached_property
-    def data(self) -> str:
-        return json.dumps(self.content, ensure_ascii=False, separators=(",", ":"))
-
-    @cached_property
-    def sdk_data(self) -> str:
-        return json.dumps(_for_sdk(self.content), ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(eq=False)
@@ -60,7 +39,7 @@ class Viewer:
     previews: frozenset[str] = frozenset({"agent.message", "agent.thinking"})
     sent: dict[str, int] = field(default_factory=dict[str, int])
     """How many characters it has had of each event that is being written."""
-    queue: "asyncio.Queue[Frame | None]" = field(default_factory=lambda: asyncio.Queue[Frame | None](QUEUE))
+    queue: "Mailbox[Frame | None]" = field(default_factory=lambda: Mailbox[Frame | None]())
     behind: bool = False
 
     @property
@@ -77,12 +56,10 @@ class Viewer:
 
     def push(self, frame: Frame | None) -> None:
         """None: the tailer ends."""
-        if self.behind:
-            return
-        try:
-            self.queue.put_nowait(frame)
-        except asyncio.QueueFull:
+        if len(self.queue) == QUEUE:
             self.behind = True
+        elif not self.behind:
+            self.queue.put(frame)
 
     def passes(self, frame: Frame) -> None:
         """Move behind a durable frame."""
@@ -98,7 +75,7 @@ class Viewer:
         assert preview is not None
         if preview.event_id not in self.sent:
             self.sent[preview.event_id] = 0
-            yield _start(preview)
+            yield start(preview)
         had = self.sent[preview.event_id]
         end = preview.offset + len(preview.text)
         if end <= had:
@@ -108,7 +85,7 @@ class Viewer:
             yield frame
         else:
             rest = preview.text[had - preview.offset :]
-            yield _delta(Preview(preview.run_id, preview.event_id, preview.type, had, rest))
+            yield delta(Preview(preview.run_id, preview.event_id, preview.type, had, rest))
 
 
 class Tail:
@@ -119,16 +96,17 @@ class Tail:
         self._database = database
         self._live = live
         self._session_id = session_id
-        self._inbox: asyncio.Queue[BusFrame] = asyncio.Queue()
+        self._inbox = Mailbox[BusFrame]()
         self._closed: dict[str, str] = {}
         """By run: what was begun before this event id is in the log or void. Ids sort by time."""
         self._opened = False
-        self._moved = asyncio.Event()
+        self._moved: asyncio.Event | None = None
+        """Where somebody waits for the position to move."""
         self.dead = False
         self.position = position
         self.viewers: set[Viewer] = set()
         self._writing: dict[str, Writing] = {}
-        self._unsubscribe = live.subscribe(session_id, self._inbox.put_nowait)
+        self._unsubscribe = live.subscribe(session_id, self._inbox.put)
         self._task = asyncio.create_task(self._follow())
         self._task.add_done_callback(self._died)
 
@@ -136,15 +114,20 @@ class Tail:
         self._unsubscribe()
         self._task.cancel()
 
+    def tell(self, seq: int) -> None:
+        """The log is known to reach to `seq`."""
+        if seq > self.position:
+            self._inbox.put(Wake(seq))
+
     def snapshot(self) -> list[Preview]:
         """The text being written, up to what has been broadcast."""
         return [event.whole() for event in self._writing.values()]
 
     async def caught_up(self, seq: int) -> None:
         """Wait until the log has been read to `seq`: before that, a snapshot may hold text that is final at `seq`."""
-        if self.position < seq:
-            self._inbox.put_nowait(Wake(seq))
+        self.tell(seq)
         while not self.dead and not (self._opened and self.position >= seq):
+            self._moved = self._moved or asyncio.Event()
             await self._moved.wait()
 
     async def _follow(self) -> None:
@@ -152,18 +135,13 @@ class Tail:
         self._opened = True
         self._tell_waiting()
         while True:
-            try:
-                async with asyncio.timeout(self._live.poll_seconds):
-                    frame = await self._inbox.get()
-            except TimeoutError:
-                frame = Wake(self.position + 1)  # a wake-up may have been lost, or come from another process
-            match frame:
+            match await self._inbox.get():
                 case Wake(events=events) if events and events[0].seq == self.position + 1:
                     self._pass_on(events)
                 case Wake(seq=seq):
                     if seq > self.position:
                         await self._patiently(self._read_on)
-                case Preview():
+                case Preview() as frame:
                     await self._take(frame)
                 case PreviewsClosed(run_id=run_id):
                     self._drop(run_id, _NEVER)
@@ -206,7 +184,7 @@ class Tail:
         else:
             return
         if new is not None:
-            self._broadcast(_delta(new))
+            self._broadcast(delta(new))
 
     async def _overtaken(self, preview: Preview) -> bool:
         """Whether the log has overtaken it. The bus may show as being written what is final or void before our position,
@@ -238,8 +216,9 @@ class Tail:
                 viewer.push(frame)
 
     def _tell_waiting(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     def _died(self, task: "asyncio.Task[None]") -> None:
         """End the streams, rather than let them stand still: viewers reconnect, and get a new tailer."""
@@ -268,6 +247,7 @@ class Tails:
         self._database = database
         self._live = live
         self._tails: dict[str, Tail] = {}
+        self._polling: asyncio.Task[None] | None = None
         self.leaving = False
 
     def leave(self) -> None:
@@ -287,20 +267,22 @@ class Tails:
         tail = self._tails.get(session_id)
         if tail is None or tail.dead:
             tail = self._tails[session_id] = Tail(self._database, self._live, session_id, last_seq)
+            if self._polling is None or self._polling.done():
+                self._polling = asyncio.create_task(self._poll())
         tail.viewers.add(viewer)
         try:
             await tail.caught_up(last_seq)
             while not tail.dead:
                 # Nothing is awaited between these lines: what is broadcast from here on is in the queue.
-                viewer.behind, viewer.queue = False, asyncio.Queue(QUEUE)
+                viewer.behind, viewer.queue = False, Mailbox()
                 until, writing = tail.position, tail.snapshot()
                 async for frame in self._log(session_id, viewer, until):
                     yield frame
                 for preview in writing:
-                    if viewer.wants(frame := _delta(preview)):
+                    if viewer.wants(frame := delta(preview)):
                         for piece in viewer.unseen(frame):
                             yield piece
-                while not (viewer.behind and viewer.queue.empty()):
+                while viewer.queue or not viewer.behind:
                     frame = await viewer.queue.get()
                     if frame is None:
                         return
@@ -315,6 +297,33 @@ class Tails:
             if not tail.viewers and self._tails.get(session_id) is tail:
                 del self._tails[session_id]
                 tail.close()
+
+    async def _poll(self) -> None:
+        """A wake-up may have been lost, or be another process's: see for all sessions at once, as long as any is followed.
+
+        One by one it would take a whole core for two thousand.
+        """
+        waited = 0.0
+        while self._tails:
+            # In short pieces, for it may become more urgent meanwhile.
+            pause = min(self._live.poll_seconds, SHORTEST_POLL_SECONDS)
+            await asyncio.sleep(pause)
+            waited += pause
+            if waited < self._live.poll_seconds:
+                continue
+            waited = 0.0
+            followed = list(self._tails)
+            for begin in range(0, len(followed), PAGE):
+                try:
+                    async with self._database.read() as connection:
+                        ends = await last_seqs(connection, followed[begin : begin + PAGE])
+                except Unavailable as error:
+                    log.warning("the ends of the logs cannot be read, trying again: %s", error.message)
+                    continue
+                for session_id, last_seq in ends:
+                    if tail := self._tails.get(session_id):
+                        tail.tell(last_seq)
+        self._polling = None
 
     async def _log(self, session_id: str, viewer: Viewer, until: int) -> AsyncIterator[Frame]:
         while viewer.after < until:
@@ -340,42 +349,3 @@ class Tails:
                 yield frame
             if len(events) < PAGE:
                 viewer.after = until
-
-
-def durable(event: Event) -> Frame:
-    return Frame(type=event.type, run_id=event.run_id, content=event.wire(), seq=event.seq, event_id=event.id)
-
-
-def _start(preview: Preview) -> Frame:
-    content = {"type": "event_start", "event": {"type": preview.type, "id": preview.event_id}}
-    return Frame(type="event_start", run_id=preview.run_id, content=content, event_id=preview.event_id, preview=preview)
-
-
-def _delta(preview: Preview) -> Frame:
-    kind = "thinking" if preview.type == "agent.thinking" else "text"
-    delta = {"type": "content_delta", "index": 0, "content": {"type": kind, kind: preview.text}}
-    content = {"type": "event_delta", "event_id": preview.event_id, "delta": delta}
-    return Frame(type="event_delta", run_id=preview.run_id, content=content, event_id=preview.event_id, preview=preview)
-
-
-_SDK_STOPS = {
-    "end_turn": "end_turn",
-    "requires_action": "requires_action",
-    "interrupted": "end_turn",
-    "refusal": "refusal",
-    "error": "retries_exhausted",
-    "retries_exhausted": "retries_exhausted",
-}
-
-
-def _for_sdk(content: dict[str, Any]) -> dict[str, Any]:
-    """Stop reasons in the words that the `anthropic` package knows."""
-    if content["type"] != "session.status_idle":
-        return content
-    stop = _SDK_STOPS.get(content["stop_reason"]["type"], "budget_reached")
-    return {**content, "stop_reason": {"type": stop}}
-
-
-def sdk_types(types: Iterable[str] | None) -> frozenset[str]:
-    """The types that callers with `anthropic-beta` get."""
-    return SDK_TYPES if types is None else SDK_TYPES & frozenset(types)

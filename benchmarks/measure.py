@@ -3,44 +3,85 @@
 import math
 import os
 import platform
+import resource
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 Verdict = Literal["met", "**missed**", "inconclusive", ""]
 
 
 @dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    rounds: int = 5
+    events: int = 10_000
+    """Of the long session."""
+    turns: int = 10
+    """Of each session in a round."""
+    runs: int = 100_000
+    """Of the large database."""
+    requests: int = 60
+    """To each list in a round."""
+    streams: int = 2_000
+    waiting: int = 10_000
+    """Runs that wait for input."""
+    window_seconds: float = 30
+    """For how long what does nothing is watched in a round."""
+    repeats: int = 200
+    """Of one POST."""
+    postgres: bool = True
+    """Also on Postgres, where it is installed."""
+
+
+QUICK = Size(rounds=3, runs=20_000, requests=30, waiting=1_000, window_seconds=10)
+
+
+@dataclass(frozen=True)
 class Figure:
-    """One line of the table, as it is shown."""
+    """One line of a table, as it is shown: a value, where there is one beside what it is compared with."""
 
     name: str
-    floor: str
-    perdure: str
-    ratio: str
-    target: str
-    verdict: Verdict
+    value: str
+    target: str = "–"
+    verdict: Verdict = ""
     """Inconclusive: the target is kept, but not by what was measured. Empty: no target."""
+    base: str = "–"
+    ratio: str = "–"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one bench gives."""
+
+    figures: Sequence[Figure]
+    base: str
+    """What the figures are compared with: a column's heading."""
+    measured: str
+    """What was measured and how, in Markdown."""
+    value: str = "Perdure"
+
+    @property
+    def good(self) -> bool:
+        return all(figure.verdict in ("met", "") for figure in self.figures)
+
+    def table(self) -> str:
+        """As Markdown, with columns that also line up in a terminal."""
+        headings = ("figure", self.base, self.value, "ratio", "target", "")
+        rows = [headings, *((f.name, f.base, f.value, f.ratio, f.target, f.verdict) for f in self.figures)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+        return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def kept(condition: bool) -> Verdict:
     return "met" if condition else "**missed**"
-
-
-HEADINGS = ("figure", "floor", "Perdure", "ratio", "target", "")
-
-
-def table(figures: Sequence[Figure]) -> str:
-    """As Markdown, with columns that also line up in a terminal."""
-    rows = [(f.name, f.floor, f.perdure, f.ratio, f.target, f.verdict) for f in figures]
-    widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return "\n".join([line(HEADINGS), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -50,12 +91,32 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that the process has used, without its children's; NaN where there is no /proc."""
+    """Processor time that the process has used, without its children's; NaN on other systems than Linux.
+
+    By its clock, to the nanosecond: /proc counts hundredths of a second. Its number is made as `MAKE_PROCESS_CPUCLOCK` does,
+    https://github.com/torvalds/linux/blob/master/include/linux/posix-timers.h
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime((~pid << 3) | 2)
     except OSError:
         return math.nan
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> int:
+    """Bytes of main memory that the process holds."""
+    return psutil.Process(pid).memory_info().rss
+
+
+def own_memory(pid: int) -> int:
+    """Of that, what is not a mapped file: pages of a database, which the kernel may take back at any time, are no growth."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
+
+
+def allow_many_files() -> None:
+    """For this process and those that it starts: thousands of connections are as many open files."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def free_port() -> int:

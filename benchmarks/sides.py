@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowHistory
 
 from benchmarks.floor import FloorCancel, FloorRun, FloorStart, Steps
 from benchmarks.model_server import ModelServer
-from benchmarks.perdure import Perdure, script
+from benchmarks.service import Perdure, script
 from benchmarks.viewer import Seen, Viewer
 
 STEPS = 40

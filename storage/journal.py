@@ -236,6 +236,12 @@ _WRITTEN = (
 )
 
 
+async def last_seqs(connection: Connection, session_ids: Sequence[str]) -> list[tuple[str, int]]:
+    """Where the logs of those sessions end."""
+    statement = select(col(SessionRow.id), col(SessionRow.last_seq)).where(col(SessionRow.id).in_(session_ids))
+    return [(row.id, row.last_seq) for row in await connection.execute(statement)]
+
+
 async def read_one(connection: Connection, session_id: str, event_id: str) -> Event:
     """Raises NotFound."""
     row = (await connection.execute(_READ_ONE, {"session_id": session_id, "event_id": event_id})).one_or_none()

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import SessionsRead, SessionsWrite
 from api.content import TextBlock, content_of
 from api.errors import PROBLEMS
+from api.frames import sdk_types
 from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
 from api.services.runs import NewRun
 from api.sse import is_sdk
 from api.state import TheService
-from api.tail import sdk_types
 from api.transaction import TransactionalRoute, UnitOfWork
 from domain.clock import wire
 from domain.events import AgentMessage, AgentThinking, AgentToolResult, AgentToolUse, Event, UserMessage

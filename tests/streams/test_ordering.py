@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from api import tail
-from api.tail import Frame, Tails, Viewer
+from api.frames import Frame
+from api.tail import Tails, Viewer
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
 from domain.events import (

@@ -1,0 +1,70 @@
+"""What streams send: frames made of events and of the text being written, in our words and in the `anthropic` package's."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from domain.events import SDK_TYPES, Event
+from live.bus import Preview
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One SSE event. Encoded once, whoever it is sent to."""
+
+    type: str
+    run_id: str | None
+    content: dict[str, Any]
+    seq: int | None = None
+    """None for previews, which no log remembers."""
+    event_id: str = ""
+    preview: Preview | None = None
+
+    @cached_property
+    def data(self) -> str:
+        return json.dumps(self.content, ensure_ascii=False, separators=(",", ":"))
+
+    @cached_property
+    def sdk_data(self) -> str:
+        return json.dumps(_for_sdk(self.content), ensure_ascii=False, separators=(",", ":"))
+
+
+def durable(event: Event) -> Frame:
+    return Frame(type=event.type, run_id=event.run_id, content=event.wire(), seq=event.seq, event_id=event.id)
+
+
+def start(preview: Preview) -> Frame:
+    content = {"type": "event_start", "event": {"type": preview.type, "id": preview.event_id}}
+    return Frame(type="event_start", run_id=preview.run_id, content=content, event_id=preview.event_id, preview=preview)
+
+
+def delta(preview: Preview) -> Frame:
+    kind = "thinking" if preview.type == "agent.thinking" else "text"
+    piece = {"type": "content_delta", "index": 0, "content": {"type": kind, kind: preview.text}}
+    content = {"type": "event_delta", "event_id": preview.event_id, "delta": piece}
+    return Frame(type="event_delta", run_id=preview.run_id, content=content, event_id=preview.event_id, preview=preview)
+
+
+_SDK_STOPS = {
+    "end_turn": "end_turn",
+    "requires_action": "requires_action",
+    "interrupted": "end_turn",
+    "refusal": "refusal",
+    "error": "retries_exhausted",
+    "retries_exhausted": "retries_exhausted",
+}
+
+
+def _for_sdk(content: dict[str, Any]) -> dict[str, Any]:
+    """Stop reasons in the words that the `anthropic` package knows."""
+    if content["type"] != "session.status_idle":
+        return content
+    stop = _SDK_STOPS.get(content["stop_reason"]["type"], "budget_reached")
+    return {**content, "stop_reason": {"type": stop}}
+
+
+def sdk_types(types: Iterable[str] | None) -> frozenset[str]:
+    """The types that callers with `anthropic-beta` get."""
+    return SDK_TYPES if types is None else SDK_TYPES & frozenset(types)

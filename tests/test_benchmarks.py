@@ -1,0 +1,59 @@
+"""The benches at a small size: rows are produced, and what is counted is right. The times are not looked at."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import growth, idempotency, idle, lists, results, viewers
+from benchmarks.measure import Figure, Report, Size, kept
+from benchmarks.seeds import MODEL, many_runs, tables_of
+from benchmarks.service import perdure
+
+SMALL = Size(rounds=1, events=40, turns=2, requests=1, waiting=20, window_seconds=0.2)
+
+pytestmark = [pytest.mark.single_database, pytest.mark.timeout(240)]
+
+
+async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
+    """They fail by themselves when a viewer misses an event, a run does not wait, or both sides' lists differ in length."""
+    async with perdure(tmp_path) as service:
+        session = await service.session(await service.agent("watched", MODEL))
+
+        turn = await growth.turns(service, SMALL)
+        _, latest = await viewers.watched(service, tmp_path, [session] * 50, SMALL)
+        waiting = await idle.waiting_runs(service, SMALL)
+        (posted,) = await idempotency.repeated("here", [service], 50)
+        async with tables_of(service) as database:
+            seeded = await many_runs(database, 120)
+        listed = await lists.compared("here", (service, seeded), (service, seeded), SMALL)
+
+    assert targets(turn) == ["a turn, ms"]
+    assert "| 40 events |" in turn.table()
+    assert len(latest) == viewers.UPDATES
+    assert len(targets(waiting)) == 3
+    assert (posted.value, posted.target, posted.verdict) == ("1", "1", "met")
+    assert len({figure.name for figure in listed if figure.verdict}) == 21
+
+
+def test_a_missed_target_shows_and_counts() -> None:
+    report = Report([Figure("a", "1", "1", kept(True)), Figure("b", "2", "1", kept(False))], "–", "how")
+
+    assert not report.good
+    assert "| b      | – | 2       | –     | 1      | **missed** |" in report.table()
+
+
+def test_results_keep_the_other_benches_but_not_those_of_another_machine(tmp_path: Path) -> None:
+    file, order = tmp_path / "RESULTS.md", ["One", "Two"]
+    results.keep({"Two": "## Two\n\nold\n"}, order, file)
+    results.keep({"One": "## One\n\nfirst\n"}, order, file)
+    results.keep({"Two": "## Two\n\nnew\n"}, order, file)
+    assert file.read_text() == f"{results.header()}\n## One\n\nfirst\n\n## Two\n\nnew\n"
+
+    file.write_text(file.read_text().replace("**Machine:** ", "**Machine:** another "))
+    results.keep({"Two": "## Two\n\nnew\n"}, order, file)
+
+    assert file.read_text() == f"{results.header()}\n## Two\n\nnew\n"
+
+
+def targets(report: Report) -> list[str]:
+    return [figure.name for figure in report.figures if figure.verdict]
