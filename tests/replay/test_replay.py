@@ -26,8 +26,8 @@ def replayer() -> Replayer:
 async def test_a_recorded_history_replays(path: Path) -> None:
     """A failure here means that runs in flight would break at the next deployment: use `workflow.patched`.
 
-    `cancelled_as_it_ended` has a call's result and the run's cancellation in one workflow task; the SDK's flag 1 was added to it
-    by hand, without which the SDK replays it in its older, harmless way.
+    `cancelled_as_it_ended` has a call's result and the run's cancellation in one workflow task; the SDK's flag 1 was added
+    to it by hand, without which the SDK replays it in its older, harmless way.
     """
     await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
 
