@@ -15,6 +15,7 @@ from api.frames import Frame
 from api.tail import Tails, Viewer
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
+from domain.errors import Unavailable
 from domain.events import (
     AgentMessage,
     AgentThinking,
@@ -60,7 +61,7 @@ class Slow(Database):
         await asyncio.sleep(self.chance.choice((0, 0, 0, 0.001, 0.006)))
         if self.chance.random() < 0.02:
             self.failures += 1
-            raise OSError("away for a moment")
+            raise Unavailable("away for a moment")
         async with super().read() as connection:
             yield connection
         await asyncio.sleep(self.chance.choice((0, 0, 0, 0.001, 0.006)))
@@ -192,7 +193,7 @@ class Client:
                         if frames == 0 or (world.settled and self.seq == world.last_seq):
                             return
                         await asyncio.sleep(self.chance.choice((0, 0, 0, 0, 0, 0.002, 0.02)))
-        except OSError:
+        except (Unavailable, TimeoutError):
             pass  # its own read of the log failed: it reconnects
 
     def _take(self, frame: Frame, viewer: Viewer) -> None:
@@ -239,8 +240,11 @@ async def test_it_is_so_at_every_api_process_over_redis(seed: int, tmp_path: Pat
     with RedisServer() as server:
         async with redis_bus(server.url) as writer, redis_bus(server.url) as one, redis_bus(server.url) as other:
             cutting = asyncio.create_task(cut_connections(server, chance))
-            await play(World(tmp_path, chance, writer, [one, other]), seed)
-            cutting.cancel()
+            try:
+                await play(World(tmp_path, chance, writer, [one, other]), seed)
+            finally:
+                cutting.cancel()
+                await asyncio.wait({cutting})
 
 
 async def cut_connections(server: RedisServer, chance: random.Random) -> None:
