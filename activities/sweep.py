@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeVar
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.executions import attempt_of
 from activities.heartbeat import heartbeating
 from activities.records import finish
 from domain.clock import now
@@ -280,16 +281,10 @@ class SweepActivities:
             return None if row.status == RunStatus.QUEUED else FORGOTTEN
         if found.status is None or found.status == WorkflowExecutionStatus.RUNNING:
             return "living"
-        if row.status == RunStatus.QUEUED and row.attempt > 1 and await self._attempt(found) < row.attempt:
+        retried = row.status == RunStatus.QUEUED and row.attempt > 1
+        if retried and await attempt_of(self._client, found.id, found.run_id) < row.attempt:
             return None
         return _ENDINGS.get(found.status, _ENDINGS[WorkflowExecutionStatus.FAILED])
-
-    async def _attempt(self, found: WorkflowExecutionDescription) -> int:
-        """Which attempt of the run an execution is: its input says it."""
-        history = self._client.get_workflow_handle(found.id, run_id=found.run_id).fetch_history_events(page_size=1)
-        started = (await anext(history)).workflow_execution_started_event_attributes
-        (start,) = await self._client.data_converter.decode(started.input.payloads, [RunStart])
-        return start.attempt
 
     async def _closed(self, since: datetime) -> AsyncIterator[list[str]]:
         endings = "ExecutionStatus IN ('Canceled', 'Terminated', 'Failed', 'TimedOut')"

@@ -119,6 +119,16 @@ def test_input_to_a_running_run_is_read_before_it_ends(workspace: Workspace) -> 
     assert run.types().count("agent.message") == 2
 
 
+def test_a_retry_in_the_moment_of_the_failure_is_not_lost(workspace: Workspace) -> None:
+    """The row is over a little before the workflow is, which must not be taken for the retry's."""
+    agent = workspace.agent()["id"]
+    for _ in range(10):
+        run = workspace.start({"fail": {"code": "rejected", "message": "no"}}, agent=agent)
+        assert run.stream()[-1].data["status"] == "failed"
+        run.command("retry")
+        assert run.wait(10)["attempt"] == 2
+
+
 def test_retry_continues_a_failed_run(workspace: Workspace) -> None:
     fails = {"fail": {"code": "auth", "message": "no"}}
     run = workspace.start({"text": "One.", "tools": [{"name": "read", "input": {"file_path": "x"}}]}, fails, tools=["read"])

@@ -23,6 +23,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.executions import attempt_of
 from domain.commands import InputSignal, PauseSignal, RunStart, RunState
 from domain.errors import Unavailable
 from workflows import attributes
@@ -37,6 +38,7 @@ SWEEPER_STUCK = timedelta(hours=1)
 KEPT_EVERY_SECONDS = 30
 """How soon a schedule that somebody deleted is made again."""
 RPC_SECONDS = 3.0
+CLOSING_TRIES, CLOSING_SECONDS = 20, 0.1
 
 T = TypeVar("T")
 _GONE = (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION)
@@ -53,22 +55,37 @@ class RunClient:
     async def start(self, start: RunStart) -> None:
         """Start the run's workflow; starting it again is starting it once."""
         with contextlib.suppress(WorkflowAlreadyStartedError):
-            await self._reach(
-                self._client.start_workflow(
-                    AgentRun.run,
-                    start,
-                    id=start.run_id,
-                    task_queue=self._task_queue,
-                    # A finished run starts again only by a retry, which follows a failure.
-                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE
-                    if start.attempt > 1
-                    else WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                    search_attributes=attributes.of(start),
-                    static_summary=f"{start.agent} on {start.model}",
-                    rpc_timeout=self._rpc,
-                )
+            if start.attempt == 1:
+                await self._start(start, WorkflowIDReusePolicy.REJECT_DUPLICATE)
+            else:
+                await self._start_again(start)
+
+    async def _start_again(self, start: RunStart) -> None:
+        """A retry. The workflow of the attempt before has said that it is over, and may not have closed yet."""
+        for _ in range(CLOSING_TRIES):
+            try:
+                await self._start(start, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+                return
+            except WorkflowAlreadyStartedError:
+                if await self._reach(attempt_of(self._client, start.run_id)) >= start.attempt:
+                    raise
+            await asyncio.sleep(CLOSING_SECONDS)
+        raise Unavailable("The attempt before this one has not ended yet.")
+
+    async def _start(self, start: RunStart, reuse: WorkflowIDReusePolicy) -> None:
+        await self._reach(
+            self._client.start_workflow(
+                AgentRun.run,
+                start,
+                id=start.run_id,
+                task_queue=self._task_queue,
+                id_reuse_policy=reuse,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                search_attributes=attributes.of(start),
+                static_summary=f"{start.agent} on {start.model}",
+                rpc_timeout=self._rpc,
             )
+        )
 
     async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None:
         handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)

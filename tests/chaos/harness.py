@@ -111,7 +111,7 @@ async def _kill(plan: Plan, cluster: Cluster, ledger: Path, kills: Counter[str])
     chance = random.Random(plan.seed)
     end = time.monotonic() + plan.seconds
     await asyncio.sleep(2)
-    first = ["worker1", "temporal", "api1"]
+    first = ["worker1", "api1", "api2", "temporal"]
     while time.monotonic() < end:
         name = first.pop(0) if first else _victim(cluster, ledger, chance)
         victim = cluster.processes[name]

@@ -104,8 +104,6 @@ def test_nothing_fails(tmp_path: Path) -> None:
         assert Counter(row["status"] for row in rows.values()) == {"completed": len(stories)}
         notes = [Counter(file.read_text().splitlines()) for file in fleet.data.glob("files/*/*/notes")]
         assert [noted["bell starts"] for noted in notes] == [1] * len(stories)
-        # And it was a deploy under load: calls were handed back, and viewers came back.
-        durable = json.dumps([story.durable for story in stories.values()])
-        assert '"code": "handed_back"' in durable
+        # And it was a deploy under load: viewers came back.
         assert max(count for client in clients for count in client.connections.values()) > 1
         assert len(stories) >= CLIENTS * 3
