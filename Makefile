@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-# How many tests run at a time.
-JOBS ?= 2
+# How many tests run at a time: more than two cores, for many of them wait.
+JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(JOBS)
 COMPILE = pip compile pyproject.toml --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal --custom-compile-command "make lock"
 

@@ -16,11 +16,11 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.deeds import LEDGER
 from tests.chaos.load import DEEDS, KINDS, Caller, Driver, Ordeal, ordeal
 
-LOAD_SHARE = 0.6
+LOAD_SHARE = 0.75
 """The load arrives within this share of the time; to the end there is killing."""
 CALM_SECONDS = 150
 """How long the last runs may take once nothing is killed any more."""
-_WEIGHTS = {"worker": 5, "api": 3, "temporal": 1, "redis": 1}
+_WEIGHTS = {"worker": 5, "api": 4, "temporal": 1, "redis": 1}
 
 
 @dataclass(frozen=True)

