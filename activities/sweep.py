@@ -279,11 +279,11 @@ class SweepActivities:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
             return None if row.status == RunStatus.QUEUED else FORGOTTEN
-        if found.status is None or found.status == WorkflowExecutionStatus.RUNNING:
-            return "living"
         retried = row.status == RunStatus.QUEUED and row.attempt > 1
         if retried and await attempt_of(self._client, found.id, found.run_id) < row.attempt:
-            return None
+            return None  # it is the attempt before, perhaps about to close
+        if found.status is None or found.status == WorkflowExecutionStatus.RUNNING:
+            return "living"
         return _ENDINGS.get(found.status, _ENDINGS[WorkflowExecutionStatus.FAILED])
 
     async def _closed(self, since: datetime) -> AsyncIterator[list[str]]:

@@ -244,9 +244,7 @@ async def redis_bus(url: str) -> AsyncGenerator[RedisBus]:
     try:
         yield bus
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await end(tasks)
         await redis.aclose()
 
 
@@ -258,9 +256,19 @@ async def _until_one_fails(*works: Coroutine[Any, Any, None]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
+        await end(tasks)
+
+
+async def end(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    """Cancel until it helps: redis-py now and then swallows a cancellation that comes while it loses its connection."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        done, pending = await asyncio.wait(pending, timeout=1)
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # else it is logged as never looked at
 
 
 def _runs(session_id: str) -> str:

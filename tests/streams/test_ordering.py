@@ -31,7 +31,7 @@ from domain.usage import Usage
 from live import redis as redis_module
 from live.bus import LiveBus, PreviewType
 from live.memory import MemoryBus
-from live.redis import redis_bus
+from live.redis import end, redis_bus
 from storage.agents import Agents
 from storage.database import Connection, Database, sqlite_url
 from storage.journal import Draft, Journal
@@ -243,8 +243,7 @@ async def test_it_is_so_at_every_api_process_over_redis(seed: int, tmp_path: Pat
             try:
                 await play(World(tmp_path, chance, writer, [one, other]), seed)
             finally:
-                cutting.cancel()
-                await asyncio.wait({cutting})
+                await end([cutting])
 
 
 async def cut_connections(server: RedisServer, chance: random.Random) -> None:
