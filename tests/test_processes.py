@@ -1,6 +1,7 @@
 """API and workers as separate processes: started in any order, joined by Redis or by the log alone."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ def joined(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-def start(cluster: Cluster, *steps: dict[str, Any]) -> str:
-    body = {"agent": {"name": "tell", "model": "demo:script"}, "input": json.dumps({"script": steps})}
+def start(cluster: Cluster, *steps: dict[str, Any], model: str = "demo:script") -> str:
+    body = {"agent": {"name": "tell", "model": model}, "input": json.dumps({"script": steps})}
     run = httpx2.post(f"{cluster.url}/v1/runs", json=body, headers=AUTH)
     assert run.status_code == 201, run.text
     return str(run.json()["id"])
@@ -115,3 +116,18 @@ def httpx2_ok(url: str) -> bool:
         return httpx2.get(url, timeout=2).is_success
     except httpx2.HTTPError:
         return False
+
+
+def test_a_queue_of_its_own_is_served_by_who_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "perdure.toml").write_text('[providers.apart]\nkind = "scripted"\nqueue = "model.apart"\n')
+    with Cluster(tmp_path, postgres=POSTGRES, apis=1, workers=2) as cluster:
+        for name, queues in (("worker1", "perdure=50"), ("worker2", "model.apart=2")):
+            program = cluster.processes[name]
+            program.argv = [part.replace("worker(None)", f"worker({queues!r})") for part in program.argv]
+        cluster.start("temporal", "api1", "worker1")
+        cluster.ready()
+        run_id = start(cluster, {"text": "from apart"}, model="apart:script")
+        time.sleep(1)
+        assert httpx2.get(f"{cluster.url}/v1/runs/{run_id}", headers=AUTH).json()["started_at"] is None
+        cluster.start("worker2")
+        assert watch(cluster, run_id)[-1].data["status"] == "completed"
