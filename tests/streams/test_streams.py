@@ -114,7 +114,7 @@ def test_a_viewer_that_joins_in_the_middle_of_a_text_gets_it_whole(workspace: Wo
 
 
 def test_twenty_viewers_are_told_the_same(workspace: Workspace) -> None:
-    run = workspace.start({"first_token_ms": 700, **SLOW}, {"text": "unused"})
+    run = workspace.start({"first_token_ms": 2500, **SLOW}, {"text": "unused"})
     with ThreadPoolExecutor(20) as pool:
         stories = [watching.result() for watching in [pool.submit(run.stream) for _ in range(20)]]
     assert len({json.dumps([f.id for f in story if not f.id.count(".")]) for story in stories}) == 1
@@ -124,7 +124,7 @@ def test_twenty_viewers_are_told_the_same(workspace: Workspace) -> None:
 
 
 def test_a_failed_attempts_text_is_void_for_late_viewers(workspace: Workspace) -> None:
-    run = workspace.start({"first_token_ms": 500, "text": "half ", "words": 40, "truncate_attempts": 1})
+    run = workspace.start({"first_token_ms": 2000, "text": "half ", "words": 40, "delay_ms": 20, "truncate_attempts": 1})
     frames = run.stream(until=is_rescheduled)
     void = next(iter(texts(frames)))
 
@@ -148,7 +148,7 @@ def test_a_retried_runs_stream_ends_with_the_retry(workspace: Workspace) -> None
 
 
 def test_types_and_deltas_filter(workspace: Workspace) -> None:
-    run = workspace.start(*FULL, SLOW, tools=["write"])
+    run = workspace.start(*FULL, {**SLOW, "first_token_ms": 2000}, tools=["write"])
     only = run.stream(types="agent.message", **{"event_deltas[]": "agent.message"})
     assert {frame.event for frame in only} == {"agent.message", "event_start", "event_delta", "done"}
     starts = [frame.data["event"]["type"] for frame in only if frame.event == "event_start"]
