@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from pydantic import JsonValue
 from temporalio import activity
@@ -25,8 +24,6 @@ from providers.registry import Providers
 from storage.database import Database
 from storage.journal import Draft
 from tools.registry import Tools
-
-T = TypeVar("T")
 
 
 @dataclass

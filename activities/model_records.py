@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import JsonValue
-from sqlalchemy.exc import SQLAlchemyError
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeat import overdue, superseded
@@ -16,7 +15,7 @@ from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
 from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
 from domain.completions import Completion, CompletionRequest, Message, ToolUse
-from domain.errors import NotFound, ProviderError, RunFinished
+from domain.errors import NotFound, ProviderError, RunFinished, Unavailable
 from domain.events import (
     AgentQuestion,
     AgentToolUse,
@@ -186,7 +185,7 @@ class CallRecords:
         """Close the call, where it had begun: the worker shuts down, and another one is to make it again."""
         begun = self._begun
         # Without a database nothing is lost: the next attempt closes this one. Nor is it where the run is over meanwhile.
-        with contextlib.suppress(SQLAlchemyError, OSError, RunFinished, NotFound):
+        with contextlib.suppress(Unavailable, RunFinished, NotFound):
             begun = begun and await self._close()
         tries = Tries(
             begun=self._attempt if begun else self._attempt - 1,
@@ -209,25 +208,23 @@ class CallRecords:
             attempt=self._attempt,
             error=_HANDED_BACK,
         )
-        await self._append([Draft(end)], f"end{self._attempt}")
+        await self._append_once([Draft(end)], f"end{self._attempt}")  # whoever shuts down waits for no database
         return True
 
     async def _append(self, drafts: Sequence[Draft], name: str) -> list[Event]:
+        return await patiently(lambda first: self._append_once(drafts, name, is_new=first and self._attempt == 1))
+
+    async def _append_once(self, drafts: Sequence[Draft], name: str, *, is_new: bool = False) -> list[Event]:
         call = self._call
-
-        async def append(first: bool) -> list[Event]:
-            async with self._database.write() as transaction:
-                is_new = first and self._attempt == 1
-                journal, key = self._journal(transaction), f"{call.call}/{name}"
-                events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new)
-                # Behind the append, for its lock is what puts this attempt and a later one in order.
-                if overdue(self._made_at):
-                    start = "span.model_request_start"
-                    if await last_of_type(transaction.connection, call.session_id, call.run_id, start) > self._start_seq:
-                        raise superseded()
-                return events
-
-        return await patiently(append)
+        async with self._database.write() as transaction:
+            journal, key = self._journal(transaction), f"{call.call}/{name}"
+            events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new)
+            # Behind the append, for its lock is what puts this attempt and a later one in order.
+            if overdue(self._made_at):
+                start = "span.model_request_start"
+                if await last_of_type(transaction.connection, call.session_id, call.run_id, start) > self._start_seq:
+                    raise superseded()
+            return events
 
     def _request(self, config: AgentConfig, messages: tuple[Message, ...]) -> CompletionRequest:
         allowed = [name for name in self._tools.names if config.allows(name, self._tools.is_builtin(name))]

@@ -1,6 +1,7 @@
 """The live bus: wake-ups, the text being written right now, and stop flags. Never the truth: losing it costs latency only."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -72,6 +73,40 @@ class Writing:
 
     def whole(self) -> Preview:
         return Preview(self.run_id, self.event_id, self._first.type, 0, "".join(self._pieces))
+
+
+class OpenTexts:
+    """What is being written in this process, by session and event."""
+
+    def __init__(self) -> None:
+        self._writing: defaultdict[str, dict[str, Writing]] = defaultdict(dict)
+
+    def add(self, session_id: str, run_id: str, event_id: str, type: PreviewType, text: str) -> Preview:
+        """The text as the piece that it is; the first one opens the event."""
+        before = self._writing[session_id].get(event_id)
+        piece = Preview(run_id, event_id, type, 0 if before is None else before.length, text)
+        if before is None:
+            self._writing[session_id][event_id] = Writing(piece)
+        else:
+            before.add(text)
+        return piece
+
+    def close(self, session_id: str, run_id: str) -> bool:
+        """Forget what the run was writing; whether there was anything."""
+        writing = self._writing.get(session_id, {})
+        mine = [id for id, event in writing.items() if event.run_id == run_id]
+        for event_id in mine:
+            del writing[event_id]
+        if not writing:
+            self._writing.pop(session_id, None)
+        return bool(mine)
+
+    def sessions(self) -> tuple[str, ...]:
+        return tuple(self._writing)
+
+    def whole(self, session_id: str) -> list[Preview]:
+        """Each event of the session from its beginning."""
+        return [event.whole() for event in self._writing.get(session_id, {}).values()]
 
 
 class LiveBus(Protocol):

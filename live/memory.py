@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from domain.events import Event
-from live.bus import Frame, Listener, Preview, PreviewsClosed, PreviewType, Wake, Writing
+from live.bus import Frame, Listener, OpenTexts, PreviewsClosed, PreviewType, Wake
 from live.stops import Stops
 
 EMBEDDED_POLL_SECONDS = 5.0
@@ -21,7 +21,7 @@ class MemoryBus:
     def __init__(self, poll_seconds: float = EMBEDDED_POLL_SECONDS) -> None:
         self.poll_seconds = poll_seconds
         self._listeners: defaultdict[str, set[Listener]] = defaultdict(set)
-        self._writing: defaultdict[str, dict[str, Writing]] = defaultdict(dict)
+        self._open = OpenTexts()
         self._stops = Stops()
 
     async def answers(self) -> None:
@@ -31,28 +31,16 @@ class MemoryBus:
         self._tell(session_id, Wake(events[-1].seq, tuple(events)))
 
     def write(self, session_id: str, run_id: str, event_id: str, type: PreviewType, text: str) -> None:
-        before = self._writing[session_id].get(event_id)
-        piece = Preview(run_id, event_id, type, 0 if before is None else before.length, text)
-        if before is None:
-            self._writing[session_id][event_id] = Writing(piece)
-        else:
-            before.add(text)
-        self._tell(session_id, piece)
+        self._tell(session_id, self._open.add(session_id, run_id, event_id, type, text))
 
     def close_previews(self, session_id: str, run_id: str) -> None:
-        writing = self._writing.get(session_id)
-        if writing is None:
-            return
-        for event_id in [id for id, event in writing.items() if event.run_id == run_id]:
-            del writing[event_id]
-        if not writing:
-            del self._writing[session_id]
-        self._tell(session_id, PreviewsClosed(run_id))
+        if self._open.close(session_id, run_id):
+            self._tell(session_id, PreviewsClosed(run_id))
 
     def subscribe(self, session_id: str, listener: Listener) -> Callable[[], None]:
         self._listeners[session_id].add(listener)
-        for event in self._writing.get(session_id, {}).values():
-            listener(event.whole())
+        for preview in self._open.whole(session_id):
+            listener(preview)
 
         def unsubscribe() -> None:
             self._listeners[session_id].discard(listener)

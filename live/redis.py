@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from domain.events import Event
-from live.bus import Frame, Listener, Preview, PreviewsClosed, PreviewType, Wake, Writing
+from live.bus import Frame, Listener, OpenTexts, Preview, PreviewsClosed, PreviewType, Wake, Writing
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS
 from live.stops import Stops
 
@@ -48,8 +48,7 @@ class RedisBus:
         self._touched: asyncio.Queue[str] = asyncio.Queue()
         """Sessions that have a first listener, another one, or none any more."""
         self._hearing = False
-        self._open: defaultdict[str, dict[str, Writing]] = defaultdict(dict)
-        """By session and event: what this process is writing."""
+        self._open = OpenTexts()
         self._pending: defaultdict[str, list[Frame]] = defaultdict(list)
         self._pending_stops: list[str] = []
         self._something = asyncio.Event()
@@ -71,24 +70,11 @@ class RedisBus:
         self._send(session_id, Wake(events[-1].seq))
 
     def write(self, session_id: str, run_id: str, event_id: str, type: PreviewType, text: str) -> None:
-        before = self._open[session_id].get(event_id)
-        piece = Preview(run_id, event_id, type, 0 if before is None else before.length, text)
-        if before is None:
-            self._open[session_id][event_id] = Writing(piece)
-        else:
-            before.add(text)
-        self._send(session_id, piece)
+        self._send(session_id, self._open.add(session_id, run_id, event_id, type, text))
 
     def close_previews(self, session_id: str, run_id: str) -> None:
-        writing = self._open.get(session_id, {})
-        mine = [id for id, event in writing.items() if event.run_id == run_id]
-        if not mine:
-            return
-        for event_id in mine:
-            del writing[event_id]
-        if not writing:
-            del self._open[session_id]
-        self._send(session_id, PreviewsClosed(run_id))
+        if self._open.close(session_id, run_id):
+            self._send(session_id, PreviewsClosed(run_id))
 
     def subscribe(self, session_id: str, listener: Listener) -> Callable[[], None]:
         self._listeners[session_id].add(listener)
@@ -156,8 +142,8 @@ class RedisBus:
             self._pending[session_id] += dict.fromkeys(f for f in told if isinstance(f, PreviewsClosed))
             if seqs := [f.seq for f in told if isinstance(f, Wake)]:
                 self._pending[session_id].append(Wake(max(seqs)))
-        for session_id, events in self._open.items():
-            self._pending[session_id] += [event.whole() for event in events.values()]
+        for session_id in self._open.sessions():
+            self._pending[session_id] += self._open.whole(session_id)
         self._pending_stops = [*stops, *self._pending_stops]
         self._something.set()
 
