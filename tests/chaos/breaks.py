@@ -6,6 +6,7 @@ BREAKS = {
         """
 from activities.tools import ToolActivities
 async def always(*_): return True
+assert hasattr(ToolActivities, "_first_start")
 ToolActivities._first_start = always
 """,
     ),
@@ -14,7 +15,9 @@ ToolActivities._first_start = always
         """
 from activities.sweep import SweepActivities
 async def nothing(_): return 0
-SweepActivities._deliver = nothing
+for name in ("_start_unstarted", "_deliver_asked", "_compare"):
+    assert hasattr(SweepActivities, name)
+    setattr(SweepActivities, name, nothing)
 """,
     ),
     "cursor": (
