@@ -6,6 +6,7 @@ from typing import Literal
 from domain.completions import AnswerBlock, Block, Message, Text, Thinking, ToolResult, ToolUse
 from domain.events import (
     RUN_OVER_TYPES,
+    AgentCustomToolUse,
     AgentMessage,
     AgentThinking,
     AgentToolResult,
@@ -17,6 +18,7 @@ from domain.events import (
     RunFailed,
     RunTerminated,
     TextContent,
+    UserCustomToolResult,
     UserMessage,
 )
 
@@ -29,6 +31,8 @@ READ_TYPES = (
     "agent.thinking",
     "agent.tool_use",
     "agent.tool_result",
+    "agent.custom_tool_use",
+    "user.custom_tool_result",
     "span.model_request_start",
     *sorted(RUN_OVER_TYPES),
 )
@@ -91,12 +95,17 @@ class Transcript:
                         redacted=redacted if isinstance(redacted, str) else None,
                     )
                 )
-            case AgentToolUse(name=name, input=arguments):
+            case AgentToolUse(name=name, input=arguments) | AgentCustomToolUse(name=name, input=arguments):
                 self._answer(ToolUse(id=event.id, name=name, input=arguments))
                 self._open[event.id] = None
             case AgentToolResult(tool_use_id=tool_use_id, content=content, is_error=is_error) if tool_use_id in self._open:
                 del self._open[tool_use_id]
                 self._add("user", ToolResult(tool_use_id=tool_use_id, content=plain(content), is_error=is_error))
+            case UserCustomToolResult(custom_tool_use_id=tool_use_id, content=content, is_error=is_error) if (
+                tool_use_id in self._open
+            ):
+                del self._open[tool_use_id]
+                self._add("user", ToolResult(tool_use_id=tool_use_id, content=plain(content), is_error=is_error or False))
             case _:
                 pass
 

@@ -12,7 +12,7 @@ from api.pages import CreatedAt, Cursor, Limit, List, Order, listed, seq_cursor,
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
-from domain.agents import AgentConfig, AgentTool, Limits, ModelConfig
+from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, Limits, ModelConfig
 from storage.agents import Agents
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=TransactionalRoute, responses=PROBLEMS)
@@ -33,7 +33,7 @@ class AgentCreate(AgentConfig):
 
 
 class AgentUpdate(BaseModel):
-    """Members left out stay; a null `description`, `system` or `tools` clears it; a null metadata value removes it."""
+    """Members left out stay; null clears `description`, `system`, `tools` and `approvals`, and removes a metadata value."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,6 +44,7 @@ class AgentUpdate(BaseModel):
     system: str | None = None
     tools: tuple[str | AgentTool, ...] | None = None
     limits: Limits | None = None
+    approvals: ApprovalPolicy | None = None
     metadata: dict[str, str | None] | None = None
     mcp_servers: tuple[()] | None = None
     skills: tuple[()] | None = None
@@ -146,7 +147,9 @@ async def roll_back(agent_id: str, body: Rollback, caller: AgentsWrite, unit: Un
 
 
 def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
-    given = body.model_dump(exclude_unset=True, include={"name", "description", "model", "system", "tools", "limits"})
+    given = body.model_dump(
+        exclude_unset=True, include={"name", "description", "model", "system", "tools", "limits", "approvals"}
+    )
     changes = {name: _CLEARED.get(name) if value is None else value for name, value in given.items()}
     merged = {**config.model_dump(), **{k: v for k, v in changes.items() if v is not None or k in _CLEARED}}
     if body.metadata is not None:
@@ -159,4 +162,4 @@ def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
         raise RequestValidationError(faults, body=merged) from error
 
 
-_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": ()}
+_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "approvals": None}

@@ -1,12 +1,12 @@
 """/v1/sessions/{id}/events and /items"""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
-from api.content import TextBlock, content_of
+from api.content import Content, TextBlock, content_of
 from api.errors import PROBLEMS
 from api.frames import sdk_types
 from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
@@ -14,12 +14,25 @@ from api.services.runs import NewRun
 from api.sse import is_sdk
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
+from domain.approvals import Decision
 from domain.clock import wire
-from domain.events import AgentMessage, AgentThinking, AgentToolResult, AgentToolUse, Event, UserMessage
+from domain.events import (
+    AgentCustomToolUse,
+    AgentMessage,
+    AgentThinking,
+    AgentToolResult,
+    AgentToolUse,
+    Event,
+    UserCustomToolResult,
+    UserMessage,
+)
 from storage.journal import read
 from storage.sessions import Sessions
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"], route_class=TransactionalRoute, responses=PROBLEMS)
+
+ToolResult = AgentToolResult | UserCustomToolResult
+RESULTS = ("agent.tool_result", "user.custom_tool_result")
 
 Types = Annotated[list[str] | None, Query(description="Only these event types", max_length=50)]
 
@@ -32,12 +45,57 @@ class UserMessageEvent(BaseModel):
     client_event_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
-class EventsCreate(BaseModel):
-    """Of the events that people send, `user.message` is taken now; others are refused until they exist."""
+class ToolConfirmationEvent(BaseModel):
+    """As in the `anthropic` package; `input` and `remember` are Perdure's, see `POST /v1/approvals/{id}/decision`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    events: Annotated[list[UserMessageEvent], Field(min_length=1, max_length=20)]
+    type: Literal["user.tool_confirmation"]
+    tool_use_id: str
+    result: Literal["allow", "deny"]
+    deny_message: Annotated[str, Field(max_length=10_000)] | None = None
+    input: dict[str, JsonValue] | None = None
+    remember: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.result == "allow" and self.deny_message is not None:
+            raise ValueError("`deny_message` goes with `deny`")
+        if self.result == "deny" and self.input is not None:
+            raise ValueError("`input` goes with `allow`")
+        return self
+
+
+class CustomToolResultEvent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["user.custom_tool_result"]
+    custom_tool_use_id: str
+    content: Annotated[list[TextBlock], Field(max_length=100)] = []
+    is_error: Annotated[bool, Field(strict=True)] | None = None
+
+
+class AnswerEvent(BaseModel):
+    """The answer to `agent.question`: text, or JSON as text where the question has an `answer_schema`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["user.answer"]
+    tool_use_id: str
+    content: Content
+
+
+PostedEvent = Annotated[
+    UserMessageEvent | ToolConfirmationEvent | CustomToolResultEvent | AnswerEvent, Field(discriminator="type")
+]
+
+
+class EventsCreate(BaseModel):
+    """What people say: messages, and answers to what a run waits for. All of them are taken, or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: Annotated[list[PostedEvent], Field(min_length=1, max_length=20)]
 
 
 class EventsAccepted(BaseModel):
@@ -48,13 +106,30 @@ class EventsAccepted(BaseModel):
 async def send_events(
     session_id: str, body: EventsCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
 ) -> EventsAccepted:
-    """Append events; each message becomes a turn, in order."""
-    sent: list[dict[str, Any]] = []
-    for event in body.events:
-        new = NewRun(content_of(event.content), client_event_id=event.client_event_id)
-        stored, _ = await service.runs.submit(unit, session_id, new)
-        sent.append(stored.wire())
-    return EventsAccepted(data=sent)
+    """Append events, in order. A message becomes a turn; a confirmation, a result or an answer goes to the run that waits."""
+    return EventsAccepted(data=[(await _send(session_id, event, unit, service)).wire() for event in body.events])
+
+
+async def _send(session_id: str, event: PostedEvent, unit: UnitOfWork, service: TheService) -> Event:
+    answers = service.answers
+    match event:
+        case UserMessageEvent():
+            new = NewRun(content_of(event.content), client_event_id=event.client_event_id)
+            stored, _ = await service.runs.submit(unit, session_id, new)
+            return stored
+        case ToolConfirmationEvent():
+            decision = Decision(
+                approve=event.result == "allow",
+                reason=event.deny_message,
+                edited_input=event.input,
+                remember=event.remember,
+            )
+            return await answers.confirm(unit, session_id, event.tool_use_id, decision)
+        case CustomToolResultEvent():
+            content = content_of(event.content)
+            return await answers.custom_result(unit, session_id, event.custom_tool_use_id, content, event.is_error)
+        case AnswerEvent():
+            return await answers.answer(unit, session_id, event.tool_use_id, content_of(event.content))
 
 
 @router.get("/events")
@@ -99,7 +174,7 @@ async def list_items(
     """The transcript folded for reading: messages, reasoning, and tool uses with their results, in order."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     after = 0 if page is None else seq_of(page)
-    types = ("user.message", "agent.message", "agent.thinking", "agent.tool_use")
+    types = ("user.message", "agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use")
     events = await read(unit.connection, session_id, after=after, types=types, limit=limit + 1)
     shown = events[:limit]
     results = await _results(unit, session_id, shown)
@@ -107,22 +182,27 @@ async def list_items(
     return listed([_item(event, results) for event in shown], following)
 
 
-async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, AgentToolResult]:
-    uses = {event.id for event in events if event.type == "agent.tool_use"}
-    found: dict[str, AgentToolResult] = {}
+async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, ToolResult]:
+    uses = {event.id for event in events if isinstance(event.payload, AgentToolUse | AgentCustomToolUse)}
+    found: dict[str, ToolResult] = {}
     after = events[0].seq if events else 0
     while uses - found.keys():
-        page = await read(unit.connection, session_id, after=after, types=("agent.tool_result",), limit=1000)
+        page = await read(
+            unit.connection, session_id, after=after, types=("agent.tool_result", "user.custom_tool_result"), limit=1000
+        )
         for event in page:
-            if isinstance(event.payload, AgentToolResult) and event.payload.tool_use_id in uses:
-                found[event.payload.tool_use_id] = event.payload
+            match event.payload:
+                case AgentToolResult(tool_use_id=use) | UserCustomToolResult(custom_tool_use_id=use) if use in uses:
+                    found[use] = event.payload
+                case _:
+                    pass
         if len(page) < 1000:
             break
         after = page[-1].seq
     return found
 
 
-def _item(event: Event, results: dict[str, AgentToolResult]) -> dict[str, Any]:
+def _item(event: Event, results: dict[str, ToolResult]) -> dict[str, Any]:
     item: dict[str, Any] = {"id": event.id, "seq": event.seq, "run_id": event.run_id, "created_at": wire(event.created_at)}
     match event.payload:
         case UserMessage(content=content):
@@ -132,10 +212,14 @@ def _item(event: Event, results: dict[str, AgentToolResult]) -> dict[str, Any]:
             item["interrupted"] = interrupted
         case AgentThinking(text=text):
             item |= {"type": "thinking", "text": text}
-        case AgentToolUse(name=name, input=arguments):
+        case AgentToolUse(name=name, input=arguments) | AgentCustomToolUse(name=name, input=arguments):
             result = results.get(event.id)
             item |= {"type": "tool_use", "name": name, "input": arguments}
-            item["result"] = None if result is None else result.model_dump(mode="json", exclude={"type", "tool_use_id"})
+            item["result"] = (
+                None
+                if result is None
+                else result.model_dump(mode="json", exclude={"type", "tool_use_id", "custom_tool_use_id"})
+            )
         case _:
             pass
     return item

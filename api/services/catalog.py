@@ -1,10 +1,11 @@
 """What an agent may name: providers, models and tools. Checked when the agent is made, not when it runs."""
 
-from domain.agent_tools import FunctionTool, Toolset
+from domain.agent_tools import CustomTool, FunctionTool, Toolset
 from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
+from tools.json_schema import schema_fault
 from tools.registry import Tools
 
 
@@ -31,14 +32,20 @@ class Catalog:
                 case Toolset(configs=configs):
                     for entry in configs:
                         self._check_tool(entry.name, f"/tools/{index}/configs")
-                case _:
-                    pass
+                case CustomTool(name=name, input_schema=schema):
+                    if self.tools.is_builtin(name):
+                        raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
+                    if fault := schema_fault(schema):
+                        raise _fault(f"/tools/{index}/input_schema", f"This is no JSON Schema: {fault}")
 
     def _check_tool(self, name: str, pointer: str) -> None:
         if self.tools.get(name) is None:
             raise _unknown(pointer, f"tool {name!r}", self.tools.names)
 
 
-def _unknown(pointer: str, what: str, known: "tuple[str, ...] | list[str]") -> Invalid:
-    detail = f"There is no {what}. Known: {', '.join(known)}."
+def _fault(pointer: str, detail: str) -> Invalid:
     return Invalid(detail, Pointer(pointer=pointer, detail=detail))
+
+
+def _unknown(pointer: str, what: str, known: "tuple[str, ...] | list[str]") -> Invalid:
+    return _fault(pointer, f"There is no {what}. Known: {', '.join(known)}.")
