@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
 
 from domain.strict import Strict
 
@@ -69,7 +69,8 @@ def _object_schema(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return schema
 
 
-InputSchema = Annotated[dict[str, JsonValue], AfterValidator(_object_schema)]
+_SCHEMA = {"type": "object", "description": "A JSON Schema whose type is object."}
+InputSchema = Annotated[dict[str, JsonValue], AfterValidator(_object_schema), WithJsonSchema(_SCHEMA)]
 
 
 class CustomTool(Strict):
