@@ -62,7 +62,7 @@ def _for_sdk(content: dict[str, Any]) -> dict[str, Any]:
     if content["type"] != "session.status_idle":
         return content
     stop = _SDK_STOPS.get(content["stop_reason"]["type"], "budget_reached")
-    return {**content, "stop_reason": {"type": stop}}
+    return {**content, "stop_reason": {**content["stop_reason"], "type": stop}}
 
 
 def sdk_types(types: Iterable[str] | None) -> frozenset[str]:

@@ -164,6 +164,11 @@ class Story:
                 self._result(payload)
             case events.AgentQuestion():
                 self._ask(at, payload)
+            case events.ApprovalRequested():
+                self._ask_approval(payload)
+            case events.RunWaiting():
+                what = "an event" if payload.waiting_for == "event" else "a time"
+                self._doing = f"waiting for {what}"
             case events.UserAnswer():
                 self._answered(payload.tool_use_id)
             case events.ModelRequestStart():
@@ -265,6 +270,12 @@ class Story:
         self._line(f"? {asked.question}", "bold yellow")
         self._line(f"  Answer with: perdure runs input {at.run_id} TEXT", "dim")
         self._doing = "waiting for an answer"
+
+    def _ask_approval(self, asked: events.ApprovalRequested) -> None:
+        arguments = one_line(json.dumps(asked.input, ensure_ascii=False), RESULT_CHARS)
+        self._line(f"? May it call {asked.name} {arguments}", "bold yellow")
+        self._line(f"  Decide with: perdure approvals approve {asked.approval_id}    (or deny)", "dim")
+        self._doing = "waiting for approval"
 
     def _answered(self, tool_use_id: str) -> None:
         self._questions.pop(tool_use_id, None)

@@ -72,6 +72,8 @@ def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
         if "{" in operation.path:
             run = workspace.start({"text": "hello"}).wait()  # fresh each time: some operations archive and delete
             known = {"run_id": run["id"], "session_id": run["session_id"], "agent_id": run["agent"]["id"], "version": 1}
+            if "{approval_id}" in operation.path:
+                known["approval_id"] = pending_approval(workspace)
             statuses |= fuzz(operation, workspace, known)
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
@@ -83,6 +85,13 @@ def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
         "POST /v1/agents/{agent_id}/rollback",
         "DELETE /v1/api_keys/{key_id}",
     }
+
+
+def pending_approval(workspace: Workspace) -> str:
+    tools = [{"type": "function", "name": "write", "permission_policy": {"type": "always_ask"}}]
+    run = workspace.start({"tools": [{"name": "write", "input": {"file_path": "a", "content": "x"}}]}, tools=tools)
+    run.until(lambda row: row["waiting_for"] == "approval")
+    return workspace.get("/v1/approvals", run_id=run.id)["data"][0]["id"]
 
 
 def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> set[int]:
