@@ -127,7 +127,7 @@ def answer(request: Request, error: PerdureError) -> JSONResponse:
         errors=faults or None,
         approval=Approval.model_validate(error.winner.model_dump()) if isinstance(error, ApprovalDecided) else None,
     )
-    content = problem.model_dump(mode="json", exclude_none=True)
+    content = {name: value for name, value in problem.model_dump(mode="json").items() if value is not None}
     return JSONResponse(content, error.status, headers, media_type=PROBLEM_JSON)
 
 
