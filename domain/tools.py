@@ -83,6 +83,8 @@ class OfferedTool:
     waits_for: WaitKind | None = None
     kind: Literal["tool", "custom", "mcp"] = "tool"
     """Which type of event its use is written as."""
+    origin: tuple[str, str] | None = None
+    """Of an MCP tool: the server's name and the tool's own."""
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from mcp_types import (
     ImageContent,
     ResourceLink,
     TextContent,
+    TextResourceContents,
 )
 from pydantic_core import to_json
 
@@ -38,8 +39,10 @@ def _parts(block: ContentBlock) -> Iterator[str]:
             yield f"[a resource, {block.title or block.name}, at {block.uri}{about}]"
         case EmbeddedResource(resource=BlobResourceContents() as blob):
             yield f"[a file, {blob.uri}, {blob.mime_type or 'of no stated type'}, {_size(blob.blob)}]"
-        case EmbeddedResource(resource=resource):
-            yield f"{resource.uri}\n{resource.text}"
+        case EmbeddedResource(resource=TextResourceContents() as text):
+            yield f"{text.uri}\n{text.text}"
+        case _:
+            pass
 
 
 def _size(base64: str) -> str:

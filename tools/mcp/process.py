@@ -15,18 +15,16 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 from uuid import uuid4
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.client._transport import TransportStreams  # the public Transport is made of it
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from domain.errors import ToolFailed
 from tools.mcp.redaction import Redactor
-
-Streams: TypeAlias = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
 
 MAX_MESSAGE_BYTES = 4_000_000
 MAX_OUTPUT_BYTES = 32_000_000
@@ -52,7 +50,8 @@ class Launch:
     @property
     def program(self) -> str | None:
         """Where the program is; None where it is not."""
-        return shutil.which(self.argv[0], path=self.environment.get("PATH", PATH))
+        found = shutil.which(self.argv[0], path=self.environment.get("PATH", PATH))
+        return None if found is None else str(Path(found).absolute())
 
 
 class ProcessWire:
@@ -69,7 +68,7 @@ class ProcessWire:
         self._printed = 0
 
     @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Streams]:
+    async def open(self) -> AsyncGenerator[TransportStreams]:
         """Start it; at the end of the block it is gone, with all that it started. Raises ToolFailed."""
         child = await self._start()
         received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
@@ -194,8 +193,11 @@ class _Child:
     async def _gone(self, within_seconds: float) -> None:
         loop = asyncio.get_running_loop()
         patience = loop.time() + within_seconds
-        while loop.time() < patience and (self._transport.get_returncode() is None or self._descendants()):
+        while loop.time() < patience and self._lives():  # noqa: ASYNC110  # nobody announces the end of a tree
             await asyncio.sleep(0.02)
+
+    def _lives(self) -> bool:
+        return self._transport.get_returncode() is None or bool(self._descendants())
 
     def _descendants(self) -> list[int]:
         found: list[int] = []
