@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from domain.errors import Invalid
 from domain.secrets import Secrets
 from providers.config import EnvName, ProviderConfig, presets
+from tools.mcp.config import McpCommand
 
 
 class ToolSettings(BaseModel):
@@ -21,6 +22,9 @@ class ToolSettings(BaseModel):
     """Python modules with functions decorated by `tools.functions.function_tool`."""
     fetch_allow_hosts: frozenset[str] = frozenset()
     """`host:port` pairs that `web_fetch` may reach although their addresses are private."""
+
+    mcp_allow_hosts: frozenset[str] = frozenset()
+    """`host:port` pairs under which agents' MCP servers may be although their addresses are private, or not https."""
 
 
 class SecretSettings(BaseModel):
@@ -39,6 +43,8 @@ class ConfigFile(BaseModel):
     queues: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Task queues this deployment's workers serve, with how many activities at once."""
     tools: ToolSettings = ToolSettings()
+    mcp: dict[str, McpCommand] = {}
+    """Programs that agents may name as MCP servers."""
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], SecretSettings] = {}
     """What agents may name: the signing keys of HTTP tools, the tokens of MCP servers."""
 

@@ -31,6 +31,8 @@ from settings import Settings, load_secrets, secret_reader
 from storage.database import Database
 from storage.starts import Route
 from tools.custom import CustomTools
+from tools.mcp.source import McpTools
+from tools.mcp.web import Network
 from tools.registry import Tools, builtin_tools, load_functions
 from tools.toolbox import Toolbox
 from workflows.agent_run import AgentRun
@@ -51,6 +53,7 @@ class Parts:
     providers: Providers
     tools: Tools
     secrets: Secrets
+    mcp: McpTools
     routes: Mapping[str, Route]
     queues: Mapping[str, int]
 
@@ -66,6 +69,9 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
     read = secret_reader()
     secrets = load_secrets(file, read)
     providers = build_providers(configs, read)
+    # It quotes what servers send, credentials that they echo included.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    mcp = McpTools(file.mcp, read, secrets, Network(file.tools.mcp_allow_hosts))
     async with _live_bus(settings, alone) as live:
         database = Database(settings.database, live.wake)
         try:
@@ -76,10 +82,12 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 providers=providers,
                 tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
                 secrets=secrets,
+                mcp=mcp,
                 routes=routes(configs),
                 queues=file.queues,
             )
         finally:
+            await mcp.close()
             await providers.close()
             await database.close()
 
@@ -135,7 +143,7 @@ async def working(
     """
     main = parts.settings.task_queue
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
-    recall, toolbox = Recall(), Toolbox((parts.tools, CustomTools()))
+    recall, toolbox = Recall(), Toolbox((parts.tools, CustomTools()), parts.mcp)
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
     tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)

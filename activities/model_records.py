@@ -17,10 +17,12 @@ from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
 from domain.completions import Completion, CompletionRequest, Message, ToolUse
 from domain.errors import NotFound, ProviderError, RunFinished, Unavailable
 from domain.events import (
+    AgentMcpToolUse,
     AgentQuestion,
     AgentToolUse,
     ErrorDetail,
     Event,
+    McpErrorDetail,
     ModelRequestEnd,
     ModelRequestStart,
     RetryStatus,
@@ -39,6 +41,7 @@ from providers.registry import Providers
 from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, last_of_type, written
 from storage.runs import Runs
+from tools.mcp.listing import Trouble
 from tools.toolbox import Toolbox
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
@@ -112,6 +115,8 @@ class CallRecords:
         config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         messages = await self._recall.messages(self._database, call.session_id)
         self._tools = await self._toolbox.of(config)
+        for trouble in self._toolbox.mcp.troubles(config):
+            await self._tell_trouble(trouble)
         self._model = config.model.id
         return config.model, self._request(config, messages)
 
@@ -248,7 +253,9 @@ class CallRecords:
         return CompleteResult.model_validate(
             {
                 "stop": stop,
-                "tools": [_tool_ref(e, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse)],
+                "tools": [
+                    _tool_ref(e, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse | AgentMcpToolUse)
+                ],
                 "output_tokens": end.payload.model_usage.output_tokens,
                 "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
             }
@@ -260,7 +267,23 @@ class CallRecords:
         private: dict[str, JsonValue] | None = None
         if tool is not None:
             private = {"timeout_seconds": tool.timeout_seconds, "waits_for": tool.waits_for}
+            if tool.origin is not None:
+                server, name = tool.origin
+                use = AgentMcpToolUse(mcp_server_name=server, name=name, input=block.input, malformed=block.malformed)
+                return Draft(use, private={**private, "effect": tool.effect.value})
         return Draft(AgentToolUse(name=block.name, input=block.input, malformed=block.malformed), private=private)
+
+    async def _tell_trouble(self, trouble: Trouble) -> None:
+        """Write, once in a run, that a server's tools are missing."""
+        call = self._call
+        detail = McpErrorDetail(
+            type="mcp_authentication_failed_error" if trouble.refused else "mcp_connection_failed_error",
+            mcp_server_name=trouble.server,
+            message=trouble.message,
+        )
+        async with self._database.write() as transaction:
+            key = f"{call.run_id}/mcp/{trouble.server}"
+            await self._journal(transaction).append(call.session_id, call.run_id, [Draft(SessionError(error=detail))], key=key)
 
     def _cost(self, completion: Completion) -> int | None:
         provider = self._model.partition(":")[0]

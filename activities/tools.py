@@ -14,7 +14,15 @@ from activities.recall import Recall
 from domain.clock import now
 from domain.commands import ToolInput
 from domain.errors import NotFound, RunFinished
-from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
+from domain.events import (
+    AgentMcpToolResult,
+    AgentMcpToolUse,
+    AgentToolResult,
+    AgentToolStarted,
+    AgentToolUse,
+    TextContent,
+)
+from domain.mcp import tool_name
 from domain.tools import Effect, ToolContext
 from storage.database import Database
 from storage.journal import Draft, Journal, read_one, written
@@ -57,9 +65,17 @@ class ToolActivities:
                 return
             use = await read_one(connection, call.session_id, call.tool_use_id)
             run = await Runs(connection).standing(call.run_id)
-        assert isinstance(use.payload, AgentToolUse)
-        tools = await self._toolbox.of(await self._recall.config(self._database, run.agent_id, run.agent_version))
-        tool = tools.get(use.payload.name)
+        assert isinstance(use.payload, AgentToolUse | AgentMcpToolUse)
+        config = await self._recall.config(self._database, run.agent_id, run.agent_version)
+        tools = await self._toolbox.of(config)
+        name = use.payload.name
+        if isinstance(use.payload, AgentMcpToolUse):
+            name = tool_name(use.payload.mcp_server_name, use.payload.name)
+        tool = tools.get(name)
+        if tool is None and isinstance(use.payload, AgentMcpToolUse):
+            # Offered by a worker that had reached the server.
+            effect = Effect((use.private or {}).get("effect", Effect.ONCE))
+            tool = self._toolbox.mcp.unlisted(config, use.payload.mcp_server_name, use.payload.name, effect)
         once = tool is not None and tool.effect is Effect.ONCE
         # Unbroken, so that a cancellation cannot leave it open whether this was written.
         lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
@@ -72,7 +88,7 @@ class ToolActivities:
             directory=self._files / call.workspace_id / call.session_id,
         )
         if tool is None:
-            outcome = no_such_tool(use.payload.name, tools)
+            outcome = no_such_tool(name, tools)
         elif lost:
             outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
         else:
@@ -90,12 +106,13 @@ class ToolActivities:
                     raise
                 else:
                     outcome = ToolOutcome(CANCELLED if tool.effect is Effect.READ else CANCELLED_EFFECT, is_error=True)
-        result = AgentToolResult(
-            tool_use_id=use.id,
-            content=(TextContent(text=outcome.content),),
-            is_error=outcome.is_error,
-            duration_ms=round((now() - began).total_seconds() * 1000),
-        )
+        content = (TextContent(text=outcome.content),)
+        took = round((now() - began).total_seconds() * 1000)
+        result: AgentToolResult | AgentMcpToolResult
+        if isinstance(use.payload, AgentMcpToolUse):
+            result = AgentMcpToolResult(mcp_tool_use_id=use.id, content=content, is_error=outcome.is_error, duration_ms=took)
+        else:
+            result = AgentToolResult(tool_use_id=use.id, content=content, is_error=outcome.is_error, duration_ms=took)
         drafts = [*(Draft(event) for event in outcome.events), Draft(result)]
         await unbroken(self._append(call, drafts, f"{prefix}/result", overdue(began)))
 

@@ -1,6 +1,6 @@
 """/v1/sessions/{id}/events and /items"""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,9 +15,22 @@ from api.sse import is_sdk
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from domain.clock import wire
-from domain.events import AgentMessage, AgentThinking, AgentToolResult, AgentToolUse, Event, UserMessage
+from domain.events import (
+    AgentMcpToolResult,
+    AgentMcpToolUse,
+    AgentMessage,
+    AgentThinking,
+    AgentToolResult,
+    AgentToolUse,
+    Event,
+    UserMessage,
+)
 from storage.journal import read
 from storage.sessions import Sessions
+
+USES = ("agent.tool_use", "agent.mcp_tool_use")
+RESULTS = ("agent.tool_result", "agent.mcp_tool_result")
+Result: TypeAlias = AgentToolResult | AgentMcpToolResult
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"], route_class=TransactionalRoute, responses=PROBLEMS)
 
@@ -99,7 +112,7 @@ async def list_items(
     """The transcript folded for reading: messages, reasoning, and tool uses with their results, in order."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     after = 0 if page is None else seq_of(page)
-    types = ("user.message", "agent.message", "agent.thinking", "agent.tool_use")
+    types = ("user.message", "agent.message", "agent.thinking", *USES)
     events = await read(unit.connection, session_id, after=after, types=types, limit=limit + 1)
     shown = events[:limit]
     results = await _results(unit, session_id, shown)
@@ -107,22 +120,25 @@ async def list_items(
     return listed([_item(event, results) for event in shown], following)
 
 
-async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, AgentToolResult]:
-    uses = {event.id for event in events if event.type == "agent.tool_use"}
-    found: dict[str, AgentToolResult] = {}
+async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, Result]:
+    uses = {event.id for event in events if event.type in USES}
+    found: dict[str, Result] = {}
     after = events[0].seq if events else 0
     while uses - found.keys():
-        page = await read(unit.connection, session_id, after=after, types=("agent.tool_result",), limit=1000)
+        page = await read(unit.connection, session_id, after=after, types=RESULTS, limit=1000)
         for event in page:
-            if isinstance(event.payload, AgentToolResult) and event.payload.tool_use_id in uses:
-                found[event.payload.tool_use_id] = event.payload
+            match event.payload:
+                case AgentToolResult(tool_use_id=use) | AgentMcpToolResult(mcp_tool_use_id=use) if use in uses:
+                    found[use] = event.payload
+                case _:
+                    pass
         if len(page) < 1000:
             break
         after = page[-1].seq
     return found
 
 
-def _item(event: Event, results: dict[str, AgentToolResult]) -> dict[str, Any]:
+def _item(event: Event, results: dict[str, Result]) -> dict[str, Any]:
     item: dict[str, Any] = {"id": event.id, "seq": event.seq, "run_id": event.run_id, "created_at": wire(event.created_at)}
     match event.payload:
         case UserMessage(content=content):
@@ -133,9 +149,14 @@ def _item(event: Event, results: dict[str, AgentToolResult]) -> dict[str, Any]:
         case AgentThinking(text=text):
             item |= {"type": "thinking", "text": text}
         case AgentToolUse(name=name, input=arguments):
-            result = results.get(event.id)
-            item |= {"type": "tool_use", "name": name, "input": arguments}
-            item["result"] = None if result is None else result.model_dump(mode="json", exclude={"type", "tool_use_id"})
+            item |= {"type": "tool_use", "name": name, "input": arguments, "result": _shown(results.get(event.id))}
+        case AgentMcpToolUse(mcp_server_name=server, name=name, input=arguments):
+            item |= {"type": "tool_use", "mcp_server_name": server, "name": name, "input": arguments}
+            item["result"] = _shown(results.get(event.id))
         case _:
             pass
     return item
+
+
+def _shown(result: Result | None) -> dict[str, Any] | None:
+    return None if result is None else result.model_dump(mode="json", exclude={"type", "tool_use_id", "mcp_tool_use_id"})

@@ -5,16 +5,18 @@ from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
+from tools.mcp.source import McpTools
 from tools.registry import Tools
 
 
 class Catalog:
-    def __init__(self, providers: Providers, tools: Tools) -> None:
+    def __init__(self, providers: Providers, tools: Tools, mcp: McpTools) -> None:
         self.providers = providers
         self.tools = tools
+        self.mcp = mcp
 
     async def check(self, config: AgentConfig) -> None:
-        """Raises Invalid, with the known ones, for a provider, model or tool that does not exist."""
+        """Raises Invalid, with the known ones, for a provider, model, tool or MCP server that is not there for it."""
         name = config.model.provider
         if name not in self.providers.names:
             raise _unknown("/model", f"provider {name!r}", self.providers.names)
@@ -24,6 +26,9 @@ class Catalog:
             models = [model.name for model in await self.providers.get(name).models()]
             if config.model.name not in models:
                 raise _unknown("/model", f"model {config.model.id!r}", [f"{name}:{model}" for model in models])
+        for index, server in enumerate(config.mcp_servers):
+            if refusal := self.mcp.refusal(server):
+                raise Invalid(refusal, Pointer(pointer=f"/mcp_servers/{index}", detail=refusal))
         for index, tool in enumerate(config.tools):
             match tool:
                 case FunctionTool(name=wanted):

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from domain.agent_tools import McpToolset
 from domain.agents import AgentConfig
 from domain.completions import ToolSpec
-from domain.errors import ToolFailed
+from domain.errors import Invalid, ToolFailed
 from domain.mcp import McpServer, StdioServer, UrlServer, tool_name
 from domain.secrets import Secrets
 from domain.tools import Effect, OfferedTool, ToolContext
@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 
 class McpTools:
-    """`commands`: the programs that the operator allows, by name. `variable`: the worker's variables, for those programs."""
+    """`commands`: the programs that the operator allows, by name. `variable`: the worker's variables, for those programs.
+
+    Raises Invalid for one that is to get a secret which is not there.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,9 @@ class McpTools:
         secrets: Secrets,
         network: Network,
     ) -> None:
+        for name, command in commands.items():
+            if missing := [secret for secret in command.secrets.values() if secret not in secrets.names]:
+                raise Invalid(f"mcp.{name}.secrets: there is no secret {missing[0]!r} in [secrets]")
         self.commands = commands
         self._variable = variable
         self._secrets = secrets
@@ -80,9 +86,10 @@ class McpTools:
                 known = ", ".join(self.commands) or "none"
                 return None if name in self.commands else f"The operator allows no MCP server {name!r}. Allowed: {known}."
             case UrlServer():
-                missing = [name for name in server.secrets if self._secrets.get(name) is None]
+                missing = [name for name in server.secrets if name not in self._secrets.names]
                 if missing:
-                    return f"There is no secret {missing[0]!r}."
+                    known = ", ".join(self._secrets.names) or "none"
+                    return f"There is no secret {missing[0]!r}. The operator's: {known}."
                 return self._network.refusal(server)
 
     def missing_programs(self) -> Mapping[str, str]:
@@ -182,7 +189,7 @@ class McpTools:
 
     def _launch(self, name: str, command: McpCommand, directory: Path) -> Launch:
         passed = {variable: value for variable in command.env if (value := self._variable(variable)) is not None}
-        secret = {variable: value for variable, known in command.secrets.items() if (value := self._secrets.get(known))}
+        secret = {variable: self._secrets.get(known) for variable, known in command.secrets.items()}
         return Launch(
             name=name,
             argv=tuple(part.replace(DIRECTORY, str(directory)) for part in command.argv),
@@ -192,14 +199,18 @@ class McpTools:
 
     def _secret(self, name: str) -> str:
         """Fit for a header. Raises ToolFailed."""
-        value = (self._secrets.get(name) or "").strip()
+        value = self._secrets.get(name).strip()
         if not value or not value.isascii() or not value.isprintable():
             raise ToolFailed(f"the secret {name} cannot be sent as a header")
         return value
 
     def _redactor(self, server: McpServer) -> Redactor:
-        names = server.secrets if isinstance(server, UrlServer) else self.commands[server.allowed_as].secrets.values()
-        values = [value for name in names if (value := self._secrets.get(name))]
+        if isinstance(server, UrlServer):
+            names = server.secrets
+        else:
+            command = self.commands.get(server.allowed_as)
+            names = () if command is None else tuple(command.secrets.values())
+        values = [self._secrets.get(name) for name in names if name in self._secrets.names]
         return Redactor((*values, *(value.strip() for value in values)))
 
 
