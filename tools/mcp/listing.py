@@ -72,9 +72,11 @@ class Listings:
             self._forget()
         if entry.listing is None and entry.asking is not None and entry.trouble is None:
             await asyncio.wait({entry.asking}, timeout=WAIT_SECONDS)
-        if entry.listing is not None:
-            return entry.listing
-        return entry.trouble or Trouble(server, f"it has not listed its tools within {WAIT_SECONDS:g} seconds")
+            if entry.listing is None and entry.trouble is None:
+                entry.trouble = Trouble(server, f"it has not listed its tools within {WAIT_SECONDS:g} seconds")
+        known = entry.listing if entry.listing is not None else entry.trouble
+        assert known is not None
+        return known
 
     def known(self, key: str) -> Trouble | None:
         """Why nothing is known of a server, if that is so."""

@@ -32,6 +32,7 @@ MAX_OUTPUT_BYTES = 32_000_000
 STDERR_BYTES = 2_048
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MARK = "PERDURE_MCP"
+_FAREWELL_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
 _DYING_SECONDS = 1.0
 
@@ -86,7 +87,8 @@ class ProcessWire:
                 finally:
                     child.kill()
                     group.cancel_scope.cancel()
-                    if self.fault and (tail := self._redactor.text(child.tail)):
+                    if self.fault:
+                        tail = self._redactor.text(child.tail)
                         log.warning("MCP server %s: %s; its standard error ends: %s", self._launch.name, self.fault, tail)
 
     async def _start(self) -> "_Child":
@@ -123,7 +125,8 @@ class ProcessWire:
                     # What is no message is skipped: many programs greet on standard output.
                     with suppress(ValueError):
                         await received.send(SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False)))
-                self.fault = "it ended"
+                if not self.ended.is_set():
+                    self.fault = "it ended"
             except ValueError:
                 self.fault = f"it sent a message of more than {MAX_MESSAGE_BYTES:,} bytes"
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
@@ -169,9 +172,10 @@ class _Child:
             self._tail = (self._tail + chunk)[-STDERR_BYTES:]
 
     async def end(self) -> None:
-        """Close its input and ask it to end; then kill what is left. Returns when nothing is."""
+        """Close its input, then ask it to end, then kill what is left. Returns when nothing is."""
         assert self._process.stdin
         self._process.stdin.close()
+        await self._gone(_FAREWELL_SECONDS)
         self._signal(signal.SIGTERM)
         await self._gone(_GRACE_SECONDS)
         self._signal(signal.SIGKILL)
