@@ -50,6 +50,19 @@ def call(id: Any, name: str, count: int) -> None:
             pass
 
 
+def listed(page: int) -> dict[str, Any]:
+    """With an argument, that many pages of a hundred tools each, and some that are out of proportion."""
+    names: list[str] = list(NAMES)
+    if sys.argv[1:]:
+        names = [f"tool_{page:02}_{number:02}" for number in range(100)]
+    tools = [{"name": name, "description": name * 1_000, "inputSchema": {"type": "object"}} for name in names]
+    if page == 0 and sys.argv[1:]:
+        huge = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(5_000)}}
+        tools += [{"name": "a", "inputSchema": huge}, {"name": "line\nbreak", "inputSchema": {"type": "object"}}]
+    more = sys.argv[1:] and page + 1 < int(sys.argv[1])
+    return {"tools": tools, **({"nextCursor": str(page + 1)} if more else {})}
+
+
 def main() -> None:
     say("Welcome to this server!")
     count = 0
@@ -61,8 +74,7 @@ def main() -> None:
                 info = {"name": "program", "version": "1"}
                 answer(message["id"], {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info})
             case "tools/list":
-                tools = [{"name": name, "description": name, "inputSchema": {"type": "object"}} for name in NAMES]
-                answer(message["id"], {"tools": tools})
+                answer(message["id"], listed(int(message.get("params", {}).get("cursor", 0))))
             case "tools/call":
                 count += 1
                 call(message["id"], message["params"]["name"], count)

@@ -162,6 +162,16 @@ async def test_rested_connections_make_room(
     await pool.close()
 
 
+async def test_thousands_of_tools_are_cut_down(make: Callable[..., McpTools]) -> None:
+    tools = make(local=McpCommand(argv=(*PROGRAM, "3")), endless=McpCommand(argv=(*PROGRAM, "1000000")))
+
+    names = [tool.name for tool in await tools.offered(LOCAL)]
+    assert names == [f"local__tool_{number // 100:02}_{number % 100:02}" for number in range(200)]
+    offered = await tools.offered(agent(endless={"type": "stdio"}))
+    assert len(offered) == 200
+    assert {len(tool.spec.description) for tool in offered} == {4_000}
+
+
 def remote(server: WebServer, **more: Any) -> AgentConfig:
     return agent(web={"type": "url", "url": server.url, **more})
 
