@@ -1,5 +1,7 @@
 """MCP servers that the operator lets agents start: the `[mcp.NAME]` tables of `perdure.toml`."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DIRECTORY = "{directory}"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class McpCommand(BaseModel):
@@ -25,3 +28,8 @@ class McpCommand(BaseModel):
     """Variables by the names of the secrets that fill them: `GITHUB_TOKEN = "github"`."""
     cwd: Path | None = None
     """Default: the session's own directory."""
+
+    def program(self, variable: Callable[[str], str | None]) -> str | None:
+        """Where the program is; None where it is not. `variable`: the values of `env`."""
+        found = shutil.which(self.argv[0], path=(variable("PATH") if "PATH" in self.env else None) or PATH)
+        return None if found is None else str(Path(found).absolute())

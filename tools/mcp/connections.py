@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 OPENING_SECONDS = 20.0
 IDLE_SECONDS = 300.0
-MAX_CONNECTIONS = 100
+MAX_CONNECTIONS = 200
+MAX_PROCESSES = 32
 _CANCEL_SECONDS = 0.3
 _STOP_SECONDS = 0.6
 _CLOSE_SECONDS = 2.0
@@ -55,6 +56,7 @@ class Connection:
     """One client, owned by a task of its own: cancel scopes must be left in the task that entered them."""
 
     def __init__(self, wire: Wire) -> None:
+        self.local = wire.local
         self._wire = wire
         self._client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self._owner = asyncio.create_task(self._own())
@@ -137,21 +139,27 @@ class Connection:
 
 
 class Connections:
-    """At most `most` at a time; one that nobody uses is closed after `idle_seconds`."""
+    """At most `processes` of ours and `others` at a time; one that nobody uses is closed after `idle_seconds`."""
 
-    def __init__(self, *, idle_seconds: float = IDLE_SECONDS, most: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self, *, idle_seconds: float = IDLE_SECONDS, processes: int = MAX_PROCESSES, others: int = MAX_CONNECTIONS
+    ) -> None:
         self._idle_seconds = idle_seconds
-        self._most = most
+        self._most = {True: processes, False: others}
+        self._freed = asyncio.Event()
         self._open: dict[Hashable, Connection] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def use(self, key: Hashable, wire: Callable[[], Wire]) -> AsyncGenerator[Connection]:
-        """The connection of that key, made where there is none. Raises ToolFailed where there are too many."""
-        connection = self._open.get(key)
-        if connection is None or not connection.alive:
-            self._make_room()
-            connection = self._open[key] = Connection(wire())
+        """The connection of that key, made where there is none; while all are busy, one is waited for."""
+        while (connection := self._open.get(key)) is None or not connection.alive:
+            made = wire()
+            if self._has_room(made.local):
+                connection = self._open[key] = Connection(made)
+                break
+            self._freed.clear()
+            await self._freed.wait()
         connection.users += 1
         if connection.resting:
             connection.resting.cancel()
@@ -160,6 +168,7 @@ class Connections:
         finally:
             connection.users -= 1
             if connection.users == 0:
+                self._freed.set()
                 if connection.alive:
                     loop = asyncio.get_running_loop()
                     connection.resting = loop.call_later(self._idle_seconds, self._part, key, connection)
@@ -183,14 +192,15 @@ class Connections:
         task.add_done_callback(self._closing.discard)
         return task
 
-    def _make_room(self) -> None:
-        """Close the one that has rested longest."""
-        if len(self._open) < self._most:
-            return
-        resting = [(key, connection) for key, connection in self._open.items() if connection.users == 0]
-        if not resting:
-            raise ToolFailed(f"{self._most} connections to MCP servers are busy: try again later")
-        self._part(*min(resting, key=lambda item: item[1].resting.when() if item[1].resting else 0))
+    def _has_room(self, local: bool) -> bool:
+        """Whether there may be one more; for it, the one that has rested longest is closed."""
+        same = [(key, connection) for key, connection in self._open.items() if connection.local == local]
+        if len(same) < self._most[local]:
+            return True
+        resting = [(key, connection) for key, connection in same if connection.users == 0]
+        if resting:
+            self._part(*min(resting, key=lambda item: item[1].resting.when() if item[1].resting else 0))
+        return bool(resting)
 
 
 async def _awaited(work: Awaitable[T]) -> T:

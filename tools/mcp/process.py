@@ -7,7 +7,6 @@ cannot read.
 import asyncio
 import logging
 import os
-import shutil
 import signal
 from asyncio import SubprocessTransport
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
@@ -24,13 +23,13 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from domain.errors import ToolFailed
+from tools.mcp.config import PATH
 from tools.mcp.redaction import Redactor
 
 MAX_MESSAGE_BYTES = 4_000_000
 MAX_OUTPUT_BYTES = 32_000_000
 """Between two messages to it: a server that never stops printing must not keep the worker busy."""
 STDERR_BYTES = 2_048
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MARK = "PERDURE_MCP"
 _FAREWELL_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
@@ -44,15 +43,11 @@ class Launch:
     """What is started, and where. `environment` is all that it sees."""
 
     name: str
-    argv: tuple[str, ...]
+    program: str | None
+    """Where it is; None where it is not."""
+    arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
     cwd: Path
-
-    @property
-    def program(self) -> str | None:
-        """Where the program is; None where it is not."""
-        found = shutil.which(self.argv[0], path=self.environment.get("PATH", PATH))
-        return None if found is None else str(Path(found).absolute())
 
 
 class ProcessWire:
@@ -93,16 +88,15 @@ class ProcessWire:
 
     async def _start(self) -> "_Child":
         launch = self._launch
-        program = launch.program
-        if program is None:
+        if launch.program is None:
             raise ToolFailed(f"the MCP server {launch.name} cannot be started: its program is not there")
         mark = f"{_MARK}={uuid4().hex}"
         loop = asyncio.get_running_loop()
         try:
             transport, protocol = await loop.subprocess_exec(
                 lambda: SubprocessStreamProtocol(limit=MAX_MESSAGE_BYTES, loop=loop),
-                program,
-                *launch.argv[1:],
+                launch.program,
+                *launch.arguments,
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=PIPE,

@@ -92,11 +92,6 @@ class McpTools:
                     return f"There is no secret {missing[0]!r}. The operator's: {known}."
                 return self._network.refusal(server)
 
-    def missing_programs(self) -> Mapping[str, str]:
-        """The operator's commands whose program is not there, with its name."""
-        launches = {name: self._launch(name, command, Path()) for name, command in self.commands.items()}
-        return {name: launch.argv[0] for name, launch in launches.items() if launch.program is None}
-
     async def close(self) -> None:
         """Ends every connection, and the processes of ours with all that they started."""
         await self._listings.close()
@@ -192,7 +187,8 @@ class McpTools:
         secret = {variable: self._secrets.get(known) for variable, known in command.secrets.items()}
         return Launch(
             name=name,
-            argv=tuple(part.replace(DIRECTORY, str(directory)) for part in command.argv),
+            program=command.program(self._variable),
+            arguments=tuple(part.replace(DIRECTORY, str(directory)) for part in command.argv[1:]),
             environment={**passed, **secret},
             cwd=command.cwd or directory,
         )
