@@ -283,6 +283,23 @@ async def test_a_slow_server_holds_up_a_model_call_once_and_briefly(
         assert server.asked == asked
 
 
+async def test_a_worker_that_has_not_reached_a_server_calls_what_another_has_offered(
+    make: Callable[..., McpTools], context: Callable[..., ToolContext]
+) -> None:
+    server = WebServer()
+    tools, config = make(server.host), remote(server)
+    assert await tools.offered(config) == []
+
+    tool = tools.unlisted(config, "web", "add", Effect.READ)
+
+    assert tool is not None
+    assert (tool.name, tool.effect) == ("web__add", Effect.READ)
+    assert (await call_tool(tool, {"a": 1, "b": 2}, None, context())).is_error
+    with serving(server.app(), server.port):
+        assert (await call_tool(tool, {"a": 1, "b": 2}, None, context())).content == "3"
+    assert tools.unlisted(config, "other", "add", Effect.READ) is None
+
+
 def test_a_secret_that_is_not_there_stops_the_start() -> None:
     with pytest.raises(Invalid, match=r"mcp\.x\.secrets: there is no secret 'none'"):
         McpTools({"x": McpCommand(argv=("x",), secrets={"A": "none"})}, os.environ.get, Secrets({}), Network())
