@@ -49,7 +49,7 @@ class UrlServer(Strict):
             _ = parts.port
         except ValueError:
             host, parts = None, urlsplit("")
-        if parts.scheme not in ("http", "https") or not host or not value.isascii() or not value.isprintable():
+        if parts.scheme not in ("http", "https") or not host or "\\" in value or not (value.isascii() and value.isprintable()):
             raise ValueError("the url of an MCP server begins with http:// or https:// and names a host")
         if parts.username is not None or parts.password is not None:
             raise ValueError("the url contains a user name or password: use authorization_secret or headers")
@@ -67,7 +67,7 @@ class StdioServer(Strict):
 
     type: Literal["stdio"] = "stdio"
     name: ServerName
-    server: str | None = None
+    server: ServerName | None = None
     """The operator's name for it, where it is another one."""
     timeout_seconds: Timeout = 60
     """Of one call."""

@@ -132,6 +132,23 @@ async def test_a_stopped_call_is_cancelled_and_its_process_killed_with_its_child
     assert (await call(tools, LOCAL, "local__count", context())).content == "1"
 
 
+async def test_a_stopped_call_leaves_those_beside_it_alone(
+    make: Callable[..., McpTools], context: Callable[..., ToolContext]
+) -> None:
+    tools = make()
+    assert (await call(tools, LOCAL, "local__count", context())).content == "1"
+    stopped, other = (asyncio.create_task(call(tools, LOCAL, "local__silent", context())) for _ in range(2))
+    await asyncio.sleep(0.1)
+    assert (await call(tools, LOCAL, "local__count", context())).content == "4"
+
+    stopped.cancel()
+    await asyncio.wait({stopped})
+
+    assert (await call(tools, LOCAL, "local__count", context())).content == "1"  # of a new process
+    assert not (await asyncio.wait({other}, timeout=0.5))[0]
+    other.cancel()
+
+
 async def test_closing_ends_every_process(make: Callable[..., McpTools], context: Callable[..., ToolContext]) -> None:
     tools = make()
     hanging = asyncio.create_task(call(tools, LOCAL, "local__hang", context()))

@@ -61,12 +61,14 @@ class Connection:
         self._client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self._owner = asyncio.create_task(self._own())
         self._sent: set[asyncio.Task[object]] = set()
+        self._spoiled = False
         self.users = 0
         self.resting: asyncio.TimerHandle | None = None
 
     @property
     def alive(self) -> bool:
-        return not self._owner.done() and not self._wire.ended.is_set()
+        """Whether it may be used for one more call."""
+        return not self._spoiled and not self._owner.done() and not self._wire.ended.is_set()
 
     async def request(self, send: Callable[[Client], Awaitable[T]]) -> T:
         """Ask the server. Cancelled, it is told so (`notifications/cancelled`) and this returns within half a second.
@@ -85,18 +87,20 @@ class Connection:
             if not asked.done():
                 asked.cancel()
                 await asyncio.wait({asked}, timeout=_CANCEL_SECONDS)
-                if self._wire.local:
-                    # Whether it heeds that nobody knows: stop means stop.
-                    self._wire.ended.set()
+                # Whether a process of ours heeds that nobody knows. Stop means stop: it ends with its last call.
+                self._spoiled = self.local
         if asked.cancelled() or not asked.done():
             raise self._lost()
         try:
             return asked.result()
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED or self._wire.session_gone:
+            if error.code == CONNECTION_CLOSED:
                 # Its owner knows why, in a moment.
                 await asyncio.wait({self._owner}, timeout=_CANCEL_SECONDS)
                 raise self._lost() from error
+            if self._wire.session_gone:
+                self._spoiled = True
+                raise Lost("it has forgotten the session", asked=False, forgotten=True) from error
             raise
 
     async def close(self) -> None:
@@ -110,8 +114,7 @@ class Connection:
             await asyncio.wait({self._owner}, timeout=_CLOSE_SECONDS)
 
     def _lost(self) -> Lost:
-        gone = self._wire.session_gone
-        return Lost(self._wire.fault or "the connection was lost", asked=not gone, forgotten=gone)
+        return Lost(self._wire.fault or "the connection was lost", asked=True)
 
     def _answered(self, asked: asyncio.Task[object]) -> None:
         self._sent.discard(asked)

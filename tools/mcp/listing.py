@@ -139,7 +139,7 @@ def _listed(tool: Tool, redactor: Redactor) -> ListedTool:
     schema = cast("dict[str, JsonValue]", redactor.json(cast("JsonValue", tool.input_schema)))
     return ListedTool(
         name=tool.name,
-        description=redactor.text((tool.description or tool.title or tool.name)[:MAX_DESCRIPTION_CHARS]),
+        description=redactor.text(tool.description or tool.title or tool.name)[:MAX_DESCRIPTION_CHARS],
         input_schema={**schema, "type": "object"},
         effect=effect,
     )

@@ -29,7 +29,9 @@ from tools.mcp.redaction import Redactor
 MAX_MESSAGE_BYTES = 4_000_000
 MAX_OUTPUT_BYTES = 32_000_000
 """Between two messages to it: a server that never stops printing must not keep the worker busy."""
-STDERR_BYTES = 2_048
+STDERR_BYTES = 16_384
+STDERR_CHARS = 2_048
+"""Fewer are shown than are kept: where what is kept begins, a secret may be cut in half, and not be found."""
 _MARK = "PERDURE_MCP"
 _FAREWELL_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
@@ -83,7 +85,7 @@ class ProcessWire:
                     child.kill()
                     group.cancel_scope.cancel()
                     if self.fault:
-                        tail = self._redactor.text(child.tail)
+                        tail = self._redactor.text(child.tail)[-STDERR_CHARS:]
                         log.warning("MCP server %s: %s; its standard error ends: %s", self._launch.name, self.fault, tail)
 
     async def _start(self) -> "_Child":

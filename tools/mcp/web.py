@@ -73,7 +73,7 @@ class WebWire:
         self.refused = False
         """Whether it wants other credentials."""
         self.session_gone = False
-        """Whether it has forgotten the session that we had with it: what we sent last was not done."""
+        """Whether it has forgotten the session that we had with it, and does nothing that is asked in it."""
         self.ended = asyncio.Event()
         self._url = url
         self._headers = headers
@@ -100,7 +100,6 @@ class WebWire:
             self.fault = f"it answered {status}: its credentials are missing or wrong"
         elif status == HTTPStatus.NOT_FOUND and in_session:
             self.session_gone = True
-            self.ended.set()
         elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self.fault = f"it answered {status}"
 
