@@ -20,6 +20,7 @@ from activities.recall import Recall
 from activities.records import RecordActivities
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
+from activities.waits import WaitActivities
 from domain.errors import Invalid
 from domain.secrets import Secrets
 from live.bus import LiveBus
@@ -147,8 +148,10 @@ async def working(
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
     tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)
+    waits = WaitActivities(parts.database)
     runs = RunClient(client, main)
     sweep = SweepActivities(parts.database, client, runs, parts.routes)
+    bookkeeping = [records.pause, records.answer, records.finish, waits.idle, waits.wake, sweep.run, sweep.settle]
     deployment = _deployment(parts.settings)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:
@@ -163,7 +166,7 @@ async def working(
                 activities=[
                     model.complete,
                     tools.run,
-                    *([records.pause, records.answer, records.finish, sweep.run, sweep.settle] if queue == main else []),
+                    *(bookkeeping if queue == main else []),
                 ],
                 workflow_runner=workflow_runner(),
                 max_concurrent_activities=at_once,

@@ -11,15 +11,13 @@ from activities.heartbeat import overdue, superseded
 from activities.lost_calls import end_lost_call
 from activities.patience import patiently
 from activities.recall import Recall
+from activities.tool_uses import Decided, ToolUses, tool_refs
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
-from domain.commands import CompleteInput, CompleteResult, ToolRef, Tries
+from domain.commands import CompleteInput, CompleteResult, Tries
 from domain.completions import Completion, CompletionRequest, Message, ToolUse
 from domain.errors import NotFound, ProviderError, RunFinished, Unavailable
 from domain.events import (
-    AgentMcpToolUse,
-    AgentQuestion,
-    AgentToolUse,
     ErrorDetail,
     Event,
     McpErrorDetail,
@@ -40,12 +38,16 @@ from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, last_of_type, written
-from storage.runs import Runs
+from storage.rows import add
+from storage.runs import Place, Runs
 from tools.mcp.listing import Trouble
 from tools.toolbox import Toolbox
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
 _HANDED_BACK = RunError(code="handed_back", message="The worker shut down during the call: it is made again.", retryable=True)
+
+
+_NOWHERE = Place("", "", "", "", {})
 
 
 class CallRecords:
@@ -112,7 +114,7 @@ class CallRecords:
             await journal.take_up(call.session_id, call.run_id)
         # Not in the same transaction: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
-        config = await self._recall.config(self._database, run.agent_id, run.agent_version)
+        self._config = config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         messages = await self._recall.messages(self._database, call.session_id)
         self._tools = await self._toolbox.of(config)
         for trouble in self._toolbox.mcp.troubles(config):
@@ -124,15 +126,13 @@ class CallRecords:
         self, completion: Completion, texts: Sequence[Draft | None], duration_ms: int, first_token_ms: int | None
     ) -> CompleteResult:
         """Append the whole answer with its usage."""
-        drafts: list[Draft] = []
+        uses = await self._tool_uses(completion)
+        drafts = uses.decided.drafts
         for block, text in zip(completion.content, texts, strict=True):
             if text is not None:
                 drafts.append(text)
             if isinstance(block, ToolUse):
-                use = self._use(block)
-                drafts.append(use)
-                if (use.private or {}).get("waits_for") == "input":
-                    drafts.append(Draft(AgentQuestion(tool_use_id=use.id, question=_question(block.input))))
+                uses.take(block)
         cost = self._cost(completion)
         end = ModelRequestEnd(
             model_request_start_id=self._start_id,
@@ -142,8 +142,18 @@ class CallRecords:
             time_to_first_token_ms=first_token_ms,
             attempt=self._attempt,
         )
-        drafts.append(Draft(end, private={"stop": completion.stop_reason}))
-        return self._result(await self._append(drafts, "answer"))
+        drafts += [*uses.decided.denials, Draft(end, private={"stop": completion.stop_reason}), *uses.decided.idle()]
+        return self._result(await self._append(drafts, "answer", uses.decided))
+
+    async def _tool_uses(self, completion: Completion) -> ToolUses:
+        if not any(isinstance(block, ToolUse) for block in completion.content):
+            return ToolUses(_NOWHERE, self._config, {})
+
+        async def find(_first: bool) -> Place:
+            async with self._database.read() as connection:
+                return await Runs(connection).place(self._call.run_id)
+
+        return ToolUses(await patiently(find), self._config, self._tools)
 
     async def interrupted(self, partial: Sequence[Draft], usage: Usage, duration_ms: int) -> CompleteResult:
         """Keep what had been written, marked interrupted."""
@@ -219,14 +229,20 @@ class CallRecords:
         await self._append_once([Draft(end)], f"end{self._attempt}")  # whoever shuts down waits for no database
         return True
 
-    async def _append(self, drafts: Sequence[Draft], name: str) -> list[Event]:
-        return await patiently(lambda first: self._append_once(drafts, name, is_new=first and self._attempt == 1))
+    async def _append(self, drafts: Sequence[Draft], name: str, decided: Decided | None = None) -> list[Event]:
+        return await patiently(lambda first: self._append_once(drafts, name, decided, is_new=first and self._attempt == 1))
 
-    async def _append_once(self, drafts: Sequence[Draft], name: str, *, is_new: bool = False) -> list[Event]:
+    async def _append_once(
+        self, drafts: Sequence[Draft], name: str, decided: Decided | None = None, *, is_new: bool = False
+    ) -> list[Event]:
         call = self._call
         async with self._database.write() as transaction:
             journal, key = self._journal(transaction), f"{call.call}/{name}"
-            events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new)
+            changes = None if decided is None else decided.run_changes
+            events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new, run_changes=changes)
+            if decided is not None and events[0].id == drafts[0].id:
+                for row in decided.rows:
+                    await add(transaction.connection, row)
             # Behind the append, for its lock is what puts this attempt and a later one in order.
             if overdue(self._made_at):
                 start = "span.model_request_start"
@@ -247,31 +263,17 @@ class CallRecords:
 
     def _result(self, events: Sequence[Event]) -> CompleteResult:
         """The workflow's part of what was written: decisions, ids and counters."""
-        end = events[-1]
+        end = next(event for event in reversed(events) if isinstance(event.payload, ModelRequestEnd))
         assert isinstance(end.payload, ModelRequestEnd)
         stop: JsonValue = (end.private or {}).get("stop")
         return CompleteResult.model_validate(
             {
                 "stop": stop,
-                "tools": [
-                    _tool_ref(e, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse | AgentMcpToolUse)
-                ],
+                "tools": tool_refs(events),
                 "output_tokens": end.payload.model_usage.output_tokens,
                 "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
             }
         )
-
-    def _use(self, block: ToolUse) -> Draft:
-        """What was decided about a tool use is kept with it: whoever reads the answer again must decide the same."""
-        tool = self._tools.get(block.name)
-        private: dict[str, JsonValue] | None = None
-        if tool is not None:
-            private = {"timeout_seconds": tool.timeout_seconds, "waits_for": tool.waits_for}
-            if tool.origin is not None:
-                server, name = tool.origin
-                use = AgentMcpToolUse(mcp_server_name=server, name=name, input=block.input, malformed=block.malformed)
-                return Draft(use, private={**private, "effect": tool.effect.value})
-        return Draft(AgentToolUse(name=block.name, input=block.input, malformed=block.malformed), private=private)
 
     async def _tell_trouble(self, trouble: Trouble) -> None:
         """Write, once in a run, that a server's tools are missing."""
@@ -296,15 +298,6 @@ class CallRecords:
     @staticmethod
     def _journal(transaction: Transaction) -> Journal:
         return Journal(transaction.connection, transaction.appended)
-
-
-def _tool_ref(use: Event, name: str) -> ToolRef:
-    return ToolRef.model_validate({"id": use.id, "name": name, **(use.private or {})})
-
-
-def _question(arguments: dict[str, JsonValue]) -> str:
-    asked = arguments.get("question")
-    return asked if isinstance(asked, str) else ""
 
 
 def _delay(seconds: float) -> timedelta:

@@ -22,12 +22,13 @@ from domain.events import (
     UserMessage,
 )
 from domain.runs import RunError, RunStatus, StopReason
+from storage.approvals import Approvals
 from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, pending_input, read_one
-from storage.questions import open_questions
 from storage.runs import Runs
 from storage.starts import Route, run_start
 from storage.tables import RunRow
+from storage.waits import Waits, standing
 
 
 class RecordActivities:
@@ -83,13 +84,10 @@ class RecordActivities:
             return await finish(transaction, outcome, self._routes)
 
     async def _answered(self, transaction: Transaction, answer: AnswerInput, tool_use_id: str) -> dict[str, object]:
-        """What becomes of the row: it waits on while another question is open."""
-        questions = await open_questions(transaction.connection, answer.session_id, answer.run_id)
-        others = [question for question in questions if question.tool_use_id != tool_use_id]
-        changes: dict[str, object] = {} if others else {"status": RunStatus.RUNNING, "waiting_for": None}
-        if not any(question.answer_id for question in others):
-            changes["answered_at"] = None
-        return changes
+        """What becomes of the row: it waits on while another tool use does."""
+        waits = Waits(transaction.connection)
+        await waits.close(tool_use_id, answer.event_id)
+        return standing(await waits.open_of(answer.run_id))
 
     async def _content(self, transaction: Transaction, answer: AnswerInput) -> tuple[tuple[TextContent, ...], str | None]:
         """The text, and the tool use that it answers: of two answers the second may arrive first."""
@@ -114,11 +112,16 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
         may_go_on = outcome.status == "completed" and outcome.stop_type == "end_turn"
         if may_go_on and await pending_input(transaction.connection, outcome.session_id, outcome.run_id):
             return FinishResult(finished=False)
-        drafts = [Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type))), Draft(_last_event(outcome, run))]
+        drafts = [
+            *await Approvals(transaction.connection).cancel_pending(outcome.run_id),
+            Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type))),
+            Draft(_last_event(outcome, run)),
+        ]
+        await Waits(transaction.connection).close_all(outcome.run_id)
         if outcome.lost:
             drafts = [*await end_lost_call(transaction.connection, outcome.session_id, outcome.run_id), *drafts]
         key = f"{outcome.run_id}.{outcome.attempt}/finish"
-        (end, *_) = await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
+        (*_, end) = await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
         if run.started_at is not None:
             await runs.add_active_time(outcome.session_id, end.created_at - run.started_at)
     following = await runs.advance(outcome.session_id, outcome.run_id)

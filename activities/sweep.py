@@ -15,17 +15,19 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.executions import attempt_of
 from activities.heartbeat import heartbeating
 from activities.records import finish
+from domain.approvals import ApprovalStatus
 from domain.clock import now
-from domain.commands import FinishInput, RunStart, RunState, SweepInput, SweepResult
+from domain.commands import ApproveSignal, FinishInput, RunStart, RunState, SweepInput, SweepResult
 from domain.errors import NotFound
 from domain.events import ErrorDetail, RetryStatus, SessionError
 from domain.runs import FINISHED, RunError, RunStatus, StopType
+from storage.approvals import Approvals
 from storage.database import Database
 from storage.journal import Draft, Journal
-from storage.questions import open_questions
 from storage.runs import Active, Runs
 from storage.starts import Route, run_start
 from storage.tables import RunRow
+from storage.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,8 @@ class Commands(Protocol):
     async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None: ...
     async def resume(self, run_id: str) -> None: ...
     async def cancel(self, run_id: str) -> None: ...
-    async def input(self, run_id: str, event_id: str) -> None: ...
+    async def input(self, run_id: str, event_id: str, tool_use_id: str) -> None: ...
+    async def approve(self, run_id: str, decision: ApproveSignal) -> None: ...
     async def terminate(self, run_id: str, reason: str | None) -> None: ...
     async def state(self, run_id: str) -> RunState: ...
 
@@ -248,10 +251,17 @@ class SweepActivities:
 
     async def _deliver_answers(self, row: RunRow) -> None:
         async with self._database.read() as connection:
-            questions = await open_questions(connection, row.session_id, row.id)
-        for question in questions:
-            if question.answer_id is not None:
-                await self._commands.input(row.id, question.answer_id)
+            waits = await Waits(connection).answered(row.id)
+            approvals = await Approvals(connection).decided(row.id)
+        for wait in waits:
+            if wait.answer_id is not None:
+                await self._commands.input(row.id, wait.answer_id, wait.tool_use_id)
+        for approval in approvals:
+            decision = "approve" if approval.status == ApprovalStatus.APPROVED else "deny"
+            await self._commands.approve(row.id, ApproveSignal(approval_id=approval.id, decision=decision))
+        # A signal is kept by Temporal: telling it once is enough, though the run may wait for something else for a month.
+        async with self._database.write() as transaction:
+            await Runs(transaction.connection).told(row.id, row.answered_at)
 
     async def _settle(self, row: RunRow) -> bool:
         """Settle the run if its workflow is over; says whether it was."""

@@ -1,6 +1,7 @@
 """One tool call: runs the tool and appends its result. What a tool's repetition means is kept here."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,28 +12,27 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.heartbeat import heartbeating, overdue, superseded, unbroken
 from activities.patience import patiently
 from activities.recall import Recall
+from activities.tool_uses import result_of
+from domain.approvals import ApprovalStatus, Decision
 from domain.clock import now
-from domain.commands import ToolInput
+from domain.commands import ToolInput, Verdict
 from domain.errors import NotFound, RunFinished
-from domain.events import (
-    AgentMcpToolResult,
-    AgentMcpToolUse,
-    AgentToolResult,
-    AgentToolStarted,
-    AgentToolUse,
-    TextContent,
-)
+from domain.events import AgentMcpToolUse, AgentToolStarted, AgentToolUse, Event
 from domain.mcp import tool_name
 from domain.tools import Effect, ToolContext
+from storage.approvals import Approvals
 from storage.database import Database
+from storage.decisions import Decisions
 from storage.journal import Draft, Journal, read_one, written
 from storage.runs import Runs
+from storage.tables import ApprovalRow
 from tools.toolbox import Toolbox, ToolOutcome, call_tool, no_such_tool
 
 UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
     "started again. Find out before you repeat it."
 )
+_EDITED = "A person changed the arguments of this call to {}\n\n"
 CANCELLED = "Cancelled before it was done."
 CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown. Find out before you repeat it."
 
@@ -66,6 +66,15 @@ class ToolActivities:
             use = await read_one(connection, call.session_id, call.tool_use_id)
             run = await Runs(connection).standing(call.run_id)
         assert isinstance(use.payload, AgentToolUse | AgentMcpToolUse)
+        asked = use.payload.input
+        note = ""
+        if call.verdict is not None:
+            approval = await unbroken(self._settle(call, call.verdict))
+            if approval.status != ApprovalStatus.APPROVED:
+                await unbroken(self._append(call, [_refusal(use, approval)], f"{prefix}/result", True))
+                return
+            if approval.edited_input is not None:
+                asked, note = approval.edited_input, _EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
         config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         tools = await self._toolbox.of(config)
         name = use.payload.name
@@ -95,7 +104,7 @@ class ToolActivities:
             try:
                 if activity.is_cancelled():  # while its start was being written
                     raise asyncio.CancelledError
-                outcome = await call_tool(tool, use.payload.input, use.payload.malformed, context)
+                outcome = await call_tool(tool, asked, use.payload.malformed, context)
             except asyncio.CancelledError:
                 details = activity.cancellation_details()
                 if details is not None and details.worker_shutdown:
@@ -106,15 +115,25 @@ class ToolActivities:
                     raise
                 else:
                     outcome = ToolOutcome(CANCELLED if tool.effect is Effect.READ else CANCELLED_EFFECT, is_error=True)
-        content = (TextContent(text=outcome.content),)
         took = round((now() - began).total_seconds() * 1000)
-        result: AgentToolResult | AgentMcpToolResult
-        if isinstance(use.payload, AgentMcpToolUse):
-            result = AgentMcpToolResult(mcp_tool_use_id=use.id, content=content, is_error=outcome.is_error, duration_ms=took)
-        else:
-            result = AgentToolResult(tool_use_id=use.id, content=content, is_error=outcome.is_error, duration_ms=took)
+        result = result_of(use.payload, use.id, note + outcome.content, is_error=outcome.is_error, duration_ms=took)
         drafts = [*(Draft(event) for event in outcome.events), Draft(result)]
         await unbroken(self._append(call, drafts, f"{prefix}/result", overdue(began)))
+
+    async def _settle(self, call: ToolInput, verdict: Verdict) -> ApprovalRow:
+        """The approval as it is decided: by what the workflow heard, unless its row says something else already."""
+
+        async def settle(_first: bool) -> ApprovalRow:
+            async with self._database.write() as transaction:
+                await Runs(transaction.connection).get(call.run_id, lock=True)
+                approval = await Approvals(transaction.connection).get(verdict.approval_id)
+                decision = None
+                if verdict.decision is not None:
+                    decision = Decision(approve=verdict.decision == "approve", reason=verdict.reason)
+                journal = Journal(transaction.connection, transaction.appended)
+                return await Decisions(transaction.connection, journal).settle(approval, decision)
+
+        return await patiently(settle)
 
     async def _first_start(self, call: ToolInput, key: str) -> bool:
         """Write that a tool starts that must never start twice; False when an earlier attempt had written it."""
@@ -139,6 +158,18 @@ class ToolActivities:
                 await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=first and is_new)
 
         await patiently(append)
+
+
+def _refusal(use: Event, approval: ApprovalRow) -> Draft:
+    """What the model reads of a call that was not made."""
+    match approval.status:
+        case ApprovalStatus.EXPIRED:
+            text = "Nobody approved this call in time. It was not made."
+        case ApprovalStatus.DENIED:
+            text = f"A person denied this call: {approval.reason}" if approval.reason else "A person denied this call."
+        case _:
+            text = CANCELLED
+    return Draft(result_of(use.payload, use.id, text, is_error=True))
 
 
 def _handed_back() -> ApplicationError:

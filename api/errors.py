@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from domain.errors import BadRequest, Invalid, PerdureError, Pointer
+from domain.approvals import Approval
+from domain.errors import ApprovalDecided, BadRequest, Invalid, PerdureError, Pointer
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Problem(BaseModel):
     request_id: str
     retryable: bool
     errors: list[Pointer] | None = None
+    approval: Approval | None = None
+    """With `approval_decided`: the approval as it was decided."""
 
 
 class AnthropicFault(BaseModel):
@@ -122,8 +125,9 @@ def answer(request: Request, error: PerdureError) -> JSONResponse:
         request_id=request_id,
         retryable=error.retryable,
         errors=faults or None,
+        approval=Approval.model_validate(error.winner.model_dump()) if isinstance(error, ApprovalDecided) else None,
     )
-    content = problem.model_dump(exclude_none=True)
+    content = problem.model_dump(mode="json", exclude_none=True)
     return JSONResponse(content, error.status, headers, media_type=PROBLEM_JSON)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
 from api.tail import Tails
@@ -19,6 +20,7 @@ class Service:
     live: LiveBus
     client: RunClient
     runs: RunService
+    answers: AnswerService
     catalog: Catalog
     tails: Tails
     temporal_ui: str | None

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, PlainSerializer
 
-from domain.agent_tools import ASKING, AnyTool, McpToolset, Toolset
-from domain.agents import AgentVersion, Limits
+from domain.agent_tools import ASKING, AnyTool, McpToolset, Policy, Toolset
+from domain.agents import AgentVersion, ApprovalPolicy, Limits
 from domain.clock import wire
 from domain.runs import AgentRef, Run, RunError, RunLinks, RunStatus, StopReason
 from domain.usage import Cost, Usage, cost_of
@@ -32,6 +32,7 @@ class Agent(BaseModel):
     multiagent: dict[str, Any] | None = None
     execution_identity: dict[str, str] = SERVICE_ACCOUNT
     limits: Limits
+    approvals: ApprovalPolicy | None
     metadata: dict[str, str]
     version: int
     created_at: Time
@@ -50,6 +51,7 @@ class Agent(BaseModel):
             tools=[_tool(tool) for tool in config.tools],
             mcp_servers=[server.model_dump(mode="json") for server in config.mcp_servers],
             limits=config.limits,
+            approvals=config.approvals,
             metadata=config.metadata,
             version=agent.version,
             created_at=agent.created_at,
@@ -131,6 +133,8 @@ class Session(BaseModel):
     budget: dict[str, Any] | None = None
     deployment_id: str | None = None
     on_busy: Literal["queue", "reject"]
+    permissions: dict[str, Policy]
+    """Policies by a tool's name that hold in this session instead of the agent's."""
     paused: bool = False
     active_run_id: str | None
     queue_length: int
@@ -158,6 +162,7 @@ class Session(BaseModel):
                     "duration_seconds": (row.updated_at - row.created_at).total_seconds(),
                 },
                 "on_busy": row.on_busy,
+                "permissions": row.permissions,
                 "active_run_id": row.active_run_id,
                 "queue_length": queue_length,
                 "message_count": row.message_count,
@@ -206,6 +211,7 @@ def run_of(row: RunRow, temporal_ui: str | None) -> Run:
             "waiting_for": row.waiting_for,
             "stop_reason": StopReason.model_validate({"type": row.stop_type}) if row.stop_type else None,
             "output": row.output,
+            "plan": row.plan,
             "error": RunError.model_validate(row.error) if row.error else None,
             "usage": _usage(row),
             "cost": cost_of(row.cost_nano_usd),

@@ -80,7 +80,6 @@ class CustomTool(Strict):
     name: ToolName
     description: str = Field(min_length=1, max_length=10_000)
     input_schema: InputSchema
-    permission_policy: PermissionPolicy | None = None
 
 
 class McpToolDefault(Strict):

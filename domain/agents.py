@@ -52,6 +52,19 @@ class Limits(Strict):
     on_limit: Literal["end", "pause"] = "end"
 
 
+OnTimeout = Literal["deny", "wait", "cancel_run"]
+
+
+class ApprovalPolicy(Strict):
+    """How long a tool call waits for a person's approval, and what happens then.
+
+    Left out: a run in a session waits; one started by itself, which perhaps nobody watches, is denied after a day.
+    """
+
+    timeout_seconds: int = Field(default=86_400, ge=1, le=31_536_000, strict=True)
+    on_timeout: OnTimeout = "deny"
+
+
 class AgentConfig(BaseModel):
     """What a version of an agent says. Shared by what callers send and what is stored."""
 
@@ -64,6 +77,7 @@ class AgentConfig(BaseModel):
     tools: tuple[AgentTool, ...] = Field(default=(), max_length=128)
     mcp_servers: tuple[McpServer, ...] = Field(default=(), max_length=20)
     limits: Limits = Limits()
+    approvals: ApprovalPolicy | None = None
     metadata: Metadata = {}
 
     @model_validator(mode="before")

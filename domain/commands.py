@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from domain.agents import Limits
+from domain.agents import Limits, OnTimeout
 from domain.runs import StopType, WaitingFor
+from domain.tools import WaitKind
 
 
 class Tries(BaseModel, frozen=True):
@@ -78,11 +79,26 @@ class CompleteInput(BaseModel, frozen=True):
     """The call before was told to stop and its worker died: its start has no end yet."""
 
 
+class Gate(BaseModel, frozen=True):
+    """An approval that a tool use waits for."""
+
+    approval_id: str
+    until: float | None = None
+    """Unix time at which nobody is waited for any more."""
+    on_timeout: OnTimeout = "wait"
+
+
 class ToolRef(BaseModel, frozen=True):
     id: str
     name: str
     timeout_seconds: float = 60
     waits_for: WaitingFor | None = None
+    """Only in histories from before `wait`: the questions of a step were put one after the other."""
+    wait: WaitKind | None = None
+    """What the workflow waits for instead of calling the tool."""
+    until: float | None = None
+    """Unix time at which that wait is over."""
+    gate: Gate | None = None
 
 
 class CompleteResult(BaseModel, frozen=True):
@@ -94,11 +110,35 @@ class CompleteResult(BaseModel, frozen=True):
     """The worker shut down before the answer was whole: the same call is to be made again. `stop` then means nothing."""
 
 
+class Verdict(BaseModel, frozen=True):
+    """What came of a gate. The approval's row has the last word: of several decisions the first one won."""
+
+    approval_id: str
+    decision: Literal["approve", "deny"] | None = None
+    """None: nobody decided in time."""
+    reason: str | None = None
+
+
 class ToolInput(BaseModel, frozen=True):
     run_id: str
     session_id: str
     tool_use_id: str
     workspace_id: str = ""
+    verdict: Verdict | None = None
+
+
+class WakeInput(BaseModel, frozen=True):
+    """A wait that is over: its time has come, or the external event, which is then in the log."""
+
+    run_id: str
+    session_id: str
+    tool_use_id: str
+    event_id: str | None = None
+
+
+class RunRef(BaseModel, frozen=True):
+    run_id: str
+    session_id: str
 
 
 class PauseInput(BaseModel, frozen=True):
@@ -148,6 +188,17 @@ class InputSignal(BaseModel, frozen=True):
 
     event_id: str | None = None
     text: str | None = None
+    tool_use_id: str | None = None
+    """The tool use that it answers; None: the first one that waits."""
+
+
+class ApproveSignal(BaseModel, frozen=True):
+    """A decision. Sent by hand it may name the tool use, or nothing: then it is of the approval that waits longest."""
+
+    approval_id: str | None = None
+    tool_use_id: str | None = None
+    decision: Literal["approve", "deny"] = "approve"
+    reason: str | None = None
 
 
 class RunState(BaseModel, frozen=True):

@@ -8,7 +8,7 @@ PerdureError
 ├── Forbidden               the key lacks a scope                          403
 ├── NotFound                no such thing in this workspace                404
 ├── Conflict                true, but not now                              409
-│   ├── RunFinished  SessionBusy  VersionConflict  Archived  IdempotencyInFlight
+│   ├── RunFinished  SessionBusy  VersionConflict  Archived  ApprovalDecided  AlreadyAnswered  IdempotencyInFlight
 ├── TooLarge                the body is over the limit                     413
 ├── IdempotencyKeyReused    same key, other body                           422
 ├── Unavailable             a part that the answer needs is not reachable  503
@@ -94,6 +94,20 @@ class VersionConflict(Conflict):
 
 class Archived(Conflict):
     code, title = "archived", "Archived"
+
+
+class ApprovalDecided(Conflict):
+    """`winner` is the approval as it was decided."""
+
+    code, title = "approval_decided", "The approval is decided"
+
+    def __init__(self, message: str, winner: BaseModel) -> None:
+        super().__init__(message)
+        self.winner = winner
+
+
+class AlreadyAnswered(Conflict):
+    code, title = "already_answered", "It was answered"
 
 
 class IdempotencyInFlight(Conflict):

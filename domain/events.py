@@ -3,11 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, TypeAdapter
 
 from domain.clock import wire
 from domain.runs import RunError, StopReason
 from domain.usage import Cost, Usage
+
+Moment = Annotated[datetime, PlainSerializer(wire, return_type=str)]
 
 
 class Payload(BaseModel):
@@ -43,6 +45,93 @@ class AgentToolUse(Payload):
     name: str
     input: dict[str, JsonValue]
     malformed: str | None = None
+    evaluated_permission: Literal["allow", "ask", "deny"] | None = None
+
+
+class AgentCustomToolUse(Payload):
+    """A tool that the caller runs; the result comes as `user.custom_tool_result`."""
+
+    type: Literal["agent.custom_tool_use"] = "agent.custom_tool_use"
+    name: str
+    input: dict[str, JsonValue]
+
+
+class UserCustomToolResult(Payload):
+    type: Literal["user.custom_tool_result"] = "user.custom_tool_result"
+    custom_tool_use_id: str
+    content: tuple[TextContent, ...] = ()
+    is_error: bool | None = None
+
+
+class UserToolConfirmation(Payload):
+    type: Literal["user.tool_confirmation"] = "user.tool_confirmation"
+    tool_use_id: str
+    result: Literal["allow", "deny"]
+    deny_message: str | None = None
+
+
+class ApprovalRequested(Payload):
+    type: Literal["approval.requested"] = "approval.requested"
+    approval_id: str
+    tool_use_id: str
+    name: str
+    input: dict[str, JsonValue]
+    expires_at: Moment | None = None
+
+
+class ApprovalResolved(Payload):
+    type: Literal["approval.resolved"] = "approval.resolved"
+    approval_id: str
+    tool_use_id: str
+    status: Literal["approved", "denied"]
+    reason: str | None = None
+    edited_input: dict[str, JsonValue] | None = None
+    remembered: bool = False
+    decided_by: str | None = None
+
+
+class ApprovalExpired(Payload):
+    type: Literal["approval.expired"] = "approval.expired"
+    approval_id: str
+    tool_use_id: str
+
+
+class ApprovalCancelled(Payload):
+    type: Literal["approval.cancelled"] = "approval.cancelled"
+    approval_id: str
+    tool_use_id: str
+
+
+class RunWaiting(Payload):
+    """The run waits for a time or for an external event. For people it waits by `agent.question` and `approval.requested`."""
+
+    type: Literal["run.waiting"] = "run.waiting"
+    tool_use_id: str
+    waiting_for: Literal["time", "event"]
+    until: Moment | None = None
+    event_type: str | None = None
+
+
+class ExternalEvent(Payload):
+    """An external event that a tool use of this session waited for."""
+
+    type: Literal["external_event.received"] = "external_event.received"
+    tool_use_id: str
+    external_event_id: str
+    event_type: str
+    data: dict[str, JsonValue]
+
+
+class PlanItem(Payload):
+    content: str
+    status: Literal["pending", "in_progress", "completed"]
+
+
+class AgentPlan(Payload):
+    """The agent's whole todo list, as it is now."""
+
+    type: Literal["agent.plan"] = "agent.plan"
+    items: tuple[PlanItem, ...]
 
 
 class AgentToolStarted(Payload):
@@ -66,6 +155,7 @@ class AgentMcpToolUse(Payload):
     name: str
     input: dict[str, JsonValue]
     malformed: str | None = None
+    evaluated_permission: Literal["allow", "ask", "deny"] | None = None
 
 
 class AgentMcpToolResult(Payload):
@@ -80,14 +170,19 @@ class AgentQuestion(Payload):
     type: Literal["agent.question"] = "agent.question"
     tool_use_id: str
     question: str
+    choices: tuple[str, ...] | None = None
+    """The answer is one of these."""
+    answer_schema: dict[str, JsonValue] | None = None
+    """The answer is JSON that fits this schema."""
 
 
 class UserAnswer(Payload):
-    """A person's answer to `agent.question`, given by `POST /v1/runs/{id}/input` while the run waits."""
+    """A person's answer to `agent.question`."""
 
     type: Literal["user.answer"] = "user.answer"
     tool_use_id: str
     content: tuple[TextContent, ...]
+    """Text, or JSON as text where the question has a schema."""
 
 
 class SessionRunning(Payload):
@@ -202,12 +297,22 @@ EventPayload = Annotated[
     | UserAnswer
     | AgentMessage
     | AgentThinking
+    | UserToolConfirmation
+    | UserCustomToolResult
     | AgentToolUse
+    | AgentCustomToolUse
     | AgentToolStarted
     | AgentToolResult
     | AgentMcpToolUse
     | AgentMcpToolResult
     | AgentQuestion
+    | AgentPlan
+    | ApprovalRequested
+    | ApprovalResolved
+    | ApprovalExpired
+    | ApprovalCancelled
+    | RunWaiting
+    | ExternalEvent
     | SessionRunning
     | SessionIdle
     | SessionRescheduled

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, JsonValue
 
 from domain.agents import Limits
 from domain.usage import Cost, Usage
@@ -44,6 +44,8 @@ StopType = Literal[
 
 class StopReason(BaseModel, frozen=True):
     type: StopType
+    event_ids: tuple[str, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of `requires_action`: the tool uses that wait for somebody."""
 
 
 class RunError(BaseModel, frozen=True):
@@ -76,6 +78,8 @@ class Run(BaseModel, frozen=True):
     waiting_for: WaitingFor | None
     stop_reason: StopReason | None
     output: str | None
+    plan: list[JsonValue] | None = None
+    """The agent's todo list: `{content, status}`."""
     error: RunError | None
     usage: Usage
     cost: Cost | None

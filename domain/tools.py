@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
@@ -11,7 +12,7 @@ from pydantic import BaseModel, JsonValue
 from domain.agent_tools import Policy
 from domain.agents import AgentConfig
 from domain.completions import ToolSpec
-from domain.events import EventPayload
+from domain.events import AgentQuestion, EventPayload
 
 
 class Effect(StrEnum):
@@ -71,6 +72,21 @@ WaitKind = Literal["input", "tool_result", "time", "event", "subagent"]
 
 
 @dataclass(frozen=True)
+class Wait:
+    """What a tool use waits for, as its arguments say it."""
+
+    kind: WaitKind
+    until: datetime | None = None
+    """When the wait is over, whatever happens."""
+    question: AgentQuestion | None = None
+    """Of `input`; its `tool_use_id` is filled in by whoever writes it."""
+    event_type: str | None = None
+    """Of `event`: what an external event must be called …"""
+    event_match: Mapping[str, JsonValue] | None = None
+    """… and the members that it must have."""
+
+
+@dataclass(frozen=True)
 class OfferedTool:
     """A tool as one agent offers it to its model."""
 
@@ -78,9 +94,9 @@ class OfferedTool:
     effect: Effect
     timeout_seconds: float
     policy: Policy
-    call: ToolCall | None
-    """None: the workflow does it, see `waits_for`."""
-    waits_for: WaitKind | None = None
+    call: ToolCall
+    plan_wait: Callable[[Mapping[str, JsonValue]], Wait] | None = None
+    """Of a tool that the workflow carries out, by waiting: reads the arguments. Raises ToolFailed; `call` then says why."""
     kind: Literal["tool", "custom", "mcp"] = "tool"
     """Which type of event its use is written as."""
     origin: tuple[str, str] | None = None

@@ -6,6 +6,7 @@ from typing import Literal
 from domain.completions import AnswerBlock, Block, Message, Text, Thinking, ToolResult, ToolUse
 from domain.events import (
     RUN_OVER_TYPES,
+    AgentCustomToolUse,
     AgentMcpToolResult,
     AgentMcpToolUse,
     AgentMessage,
@@ -19,6 +20,7 @@ from domain.events import (
     RunFailed,
     RunTerminated,
     TextContent,
+    UserCustomToolResult,
     UserMessage,
 )
 from domain.mcp import tool_name
@@ -34,6 +36,8 @@ READ_TYPES = (
     "agent.tool_result",
     "agent.mcp_tool_use",
     "agent.mcp_tool_result",
+    "agent.custom_tool_use",
+    "user.custom_tool_result",
     "span.model_request_start",
     *sorted(RUN_OVER_TYPES),
 )
@@ -96,7 +100,7 @@ class Transcript:
                         redacted=redacted if isinstance(redacted, str) else None,
                     )
                 )
-            case AgentToolUse(name=name, input=arguments):
+            case AgentToolUse(name=name, input=arguments) | AgentCustomToolUse(name=name, input=arguments):
                 self._answer(ToolUse(id=event.id, name=name, input=arguments))
                 self._open[event.id] = None
             case AgentMcpToolUse(mcp_server_name=server, name=name, input=arguments):
@@ -106,6 +110,8 @@ class Transcript:
                 self._result(use, content, is_error)
             case AgentMcpToolResult(mcp_tool_use_id=use, content=content, is_error=is_error):
                 self._result(use, content, is_error)
+            case UserCustomToolResult(custom_tool_use_id=use, content=content, is_error=is_error):
+                self._result(use, content, is_error or False)
             case _:
                 pass
 

@@ -30,13 +30,13 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
             session["status"] = "running"
         case events.ModelRequestStart():
             session["status"] = "running"
-            run["error"] = None  # what held it up holds no more
+            run |= {"error": None, "answered_at": None}  # what held it up holds no more; every answer was taken up
         case events.SessionRescheduled():
             session["status"] = "rescheduling"
         case events.SessionIdle():
             session["status"] = "idle"
-        case events.AgentQuestion():
-            run |= {"status": RunStatus.WAITING, "waiting_for": "input"}
+        case events.AgentPlan(items=items):
+            run["plan"] = [item.model_dump(mode="json") for item in items]
         case events.RunPaused():
             run |= {"status": RunStatus.PAUSED, "paused_at": moment}
         case events.RunResumed():

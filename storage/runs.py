@@ -45,6 +45,16 @@ class Standing(NamedTuple):
     model: str
 
 
+class Place(NamedTuple):
+    """What decides about a run's tool uses beside its agent."""
+
+    workspace_id: str
+    session_id: str
+    run_id: str
+    kind: str
+    permissions: Mapping[str, str]
+
+
 def unfinished() -> ColumnElement[bool]:
     """That a run is not over. Spelled out: a list would be expanded anew at every execution."""
     return and_(*(col(RunRow.status) != status.value for status in RunStatus if status.over))
@@ -76,6 +86,18 @@ class Runs:
         if found is None:
             raise NotFound(f"No run {run_id}.")
         return Standing(*found)
+
+    async def told(self, run_id: str, answered_at: datetime | None) -> None:
+        """The workflow knows of everything that was answered until then."""
+        mine = (col(RunRow.id) == run_id, col(RunRow.answered_at) == answered_at)
+        await self._connection.execute(update(RunRow).where(*mine).values(answered_at=None))
+
+    async def place(self, run_id: str) -> Place:
+        """Raises NotFound."""
+        found = (await self._connection.execute(_PLACE, {"run_id": run_id})).one_or_none()
+        if found is None:
+            raise NotFound(f"No run {run_id}.")
+        return Place(*found)
 
     async def find(
         self, workspace_id: str, wanted: RunFilter, *, limit: int, cursor: str | None, descending: bool
@@ -143,6 +165,13 @@ class Runs:
             .group_by(col(RunRow.session_id))
         )
         return {row.session_id: row.waiting for row in await self._connection.execute(statement)}
+
+    async def queued_in(self, session_id: str) -> list[str]:
+        """The turns that wait for the active one, the last first."""
+        active = select(col(SessionRow.active_run_id)).where(col(SessionRow.id) == session_id).scalar_subquery()
+        mine = (col(RunRow.session_id) == session_id, col(RunRow.status) == RunStatus.QUEUED, col(RunRow.id) != active)
+        statement = select(col(RunRow.id)).where(*mine).order_by(col(RunRow.created_at).desc(), col(RunRow.id).desc())
+        return list((await self._connection.execute(statement)).scalars())
 
     async def activate(self, session_id: str, run_id: str) -> bool:
         """Make the run the session's active turn if it has none. Compare-and-set: of two at once, one wins."""
@@ -268,6 +297,11 @@ def _its_session(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 _FINISHED = [status.value for status in FINISHED]
+_PLACE = (
+    select(col(RunRow.workspace_id), col(RunRow.session_id), col(RunRow.id), col(RunRow.kind), col(SessionRow.permissions))
+    .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
+    .where(col(RunRow.id) == bindparam("run_id"))
+)
 _STANDING = select(col(RunRow.status), col(RunRow.agent_id), col(RunRow.agent_version), col(RunRow.model)).where(
     col(RunRow.id) == bindparam("run_id")
 )

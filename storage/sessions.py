@@ -1,6 +1,6 @@
 """Sessions: rows of conversations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from domain.ids import new_id
 from domain.sessions import OnBusy, SessionStatus
 from storage.database import Connection
 from storage.rows import Page, add, fetch_one, owned, page
-from storage.tables import AgentRow, EventRow, RunRow, SessionRow
+from storage.tables import AgentRow, ApprovalRow, EventRow, RunRow, SessionRow, WaitRow
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Sessions:
         title: str | None = None,
         metadata: dict[str, str] | None = None,
         on_busy: OnBusy = "queue",
+        permissions: Mapping[str, str] | None = None,
         environment_id: str = "env_default",
     ) -> SessionRow:
         moment = now()
@@ -53,6 +54,7 @@ class Sessions:
             title=title,
             meta=metadata or {},
             on_busy=on_busy,
+            permissions=dict(permissions or {}),
             environment_id=environment_id,
             created_at=moment,
             updated_at=moment,
@@ -79,7 +81,7 @@ class Sessions:
 
     async def delete(self, session_id: str) -> None:
         """The session with its runs and events. The caller has seen that no run is active."""
-        for row in (EventRow, RunRow):
+        for row in (ApprovalRow, WaitRow, EventRow, RunRow):
             await self._connection.execute(delete(row).where(col(row.session_id) == session_id))
         await self._connection.execute(
             delete(SessionRow).where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     column,
+    literal_column,
     text,
 )
 from sqlmodel import Field, SQLModel
@@ -148,6 +149,10 @@ class SessionRow(UsageColumns, table=True):
     title: str | None = None
     environment_id: str = "env_default"
     on_busy: str = "queue"
+    permissions: dict[str, str] = Field(
+        default_factory=dict, sa_column=Column(JSON(none_as_null=True), nullable=False, server_default="{}")
+    )
+    """Policies by a tool's name that hold here instead of the agent's."""
     status: str = "idle"
     meta: dict[str, str] = _json()
     last_seq: int = _big()
@@ -237,8 +242,70 @@ class RunRow(UsageColumns, table=True):
     """The reason given with cancel or terminate."""
     answered_at: datetime | None = _time(nullable=True)
     """An answer was given that the workflow has not taken up yet."""
+    plan: list[JsonValue] | None = _json(nullable=True)
+    """The agent's todo list, as its tool `plan` wrote it last."""
     workflow_seen_at: datetime | None = _time(nullable=True)
     """The sweeper has seen to it that the workflow of a queued run exists."""
+
+
+_PENDING_APPROVAL = column("status") == literal_column("'pending'")
+_OPEN_WAIT = column("closed_at").is_(None)
+
+
+class ApprovalRow(SQLModel, table=True):
+    __tablename__ = "approvals"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
+    __table_args__ = (
+        Index("ix_approvals_workspace_id_created_at", "workspace_id", "created_at", "id"),
+        Index("ix_approvals_workspace_id_status", "workspace_id", "status", "created_at", "id"),
+        Index("ix_approvals_run_id", "run_id", "created_at"),
+        Index("ix_approvals_session_id", "session_id", "created_at"),
+        _partial("ix_approvals_pending", "workspace_id", "created_at", "id", where=_PENDING_APPROVAL),
+    )
+
+    id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id")
+    session_id: str = Field(foreign_key="sessions.id")
+    run_id: str = Field(foreign_key="runs.id")
+    tool_use_id: str = Field(unique=True)
+    tool_name: str
+    input: dict[str, JsonValue] = _json()
+    """The arguments that were shown: these are run, or those in their place."""
+    input_schema: dict[str, JsonValue] = _json()
+    edited_input: dict[str, JsonValue] | None = _json(nullable=True)
+    status: str = "pending"
+    reason: str | None = Field(default=None, sa_column=Column(Text(), nullable=True))
+    decided_by: str | None = None
+    remembered: bool = False
+    on_timeout: str
+    expires_at: datetime | None = _time(nullable=True)
+    created_at: datetime = _time()
+    decided_at: datetime | None = _time(nullable=True)
+
+
+class WaitRow(SQLModel, table=True):
+    """A tool use that the workflow carries out by waiting: for an answer, a result, a time, an external event."""
+
+    __tablename__ = "waits"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
+    __table_args__ = (
+        Index("ix_waits_run_id", "run_id", "created_at"),
+        Index("ix_waits_session_id", "session_id"),
+        _partial("ix_waits_open_events", "workspace_id", "event_type", "created_at", where=_OPEN_WAIT),
+    )
+
+    tool_use_id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id")
+    session_id: str = Field(foreign_key="sessions.id")
+    run_id: str = Field(foreign_key="runs.id")
+    kind: str
+    event_type: str | None = None
+    event_match: dict[str, JsonValue] | None = _json(nullable=True)
+    answer_schema: dict[str, JsonValue] | None = _json(nullable=True)
+    """What an answer must fit."""
+    until: datetime | None = _time(nullable=True)
+    created_at: datetime = _time()
+    closed_at: datetime | None = _time(nullable=True)
+    answer_id: str | None = None
+    """The event that closed it; None: time did, or the end of the run."""
 
 
 class IdempotencyRow(SQLModel, table=True):

@@ -18,6 +18,7 @@ from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
 from activities.sweep import SweepActivities
+from api.services.answers import AnswerService
 from api.services.runs import NewRun, RunService
 from api.transaction import Unit
 from domain.clock import now
@@ -208,7 +209,8 @@ def test_answers_that_were_never_delivered(service: ServiceThread, workspace: Wo
     run = workspace.start(two, {"text": "Thanks."}, tools=["ask_user"])
     run.until(lambda row: row["status"] == "waiting")
 
-    crashed(service, run.id, lambda runs, unit: runs.input(unit, run.id, (TextContent(text="blue"),)))
+    answers = AnswerService(RunClient(service.temporal))  # whose delivery is not reached
+    crashed(service, run.id, lambda _, unit: answers.answer_first(unit, run.id, (TextContent(text="blue"),)))
     run.command("input", {"content": "large"})
     age(service, run.id)
     sweep(service)

@@ -1,11 +1,14 @@
 """Tools that the caller runs: the model is told of them, and the workflow waits for their results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
 
 from domain.agent_tools import CustomTool
 from domain.agents import AgentConfig
 from domain.completions import ToolSpec
-from domain.tools import Effect, OfferedTool
+from domain.errors import ToolFailed
+from domain.tools import Effect, OfferedTool, ToolContext, Wait
 
 
 class CustomTools:
@@ -18,8 +21,12 @@ def _offer(tool: CustomTool) -> OfferedTool:
         spec=ToolSpec(name=tool.name, description=tool.description, input_schema=tool.input_schema),
         effect=Effect.ONCE,
         timeout_seconds=1.0,
-        policy="always_allow" if tool.permission_policy is None else tool.permission_policy.type,
-        call=None,
-        waits_for="tool_result",
+        policy="always_allow",
+        call=_not_here,
+        plan_wait=lambda _: Wait("tool_result"),
         kind="custom",
     )
+
+
+async def _not_here(input: Mapping[str, JsonValue], context: ToolContext) -> str:
+    raise ToolFailed("the arguments are no JSON object")

@@ -1,7 +1,7 @@
 """The tools of a worker by name: the built-in ones and the operator's Python functions."""
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, cast, runtime_checkable
 
@@ -11,11 +11,13 @@ from domain.agent_tools import FunctionTool, Policy, Toolset
 from domain.agents import AgentConfig
 from domain.completions import ToolSpec
 from domain.errors import Invalid, ToolFailed
-from domain.tools import OfferedTool, Tool, ToolAnswer, ToolContext, WaitKind
+from domain.tools import OfferedTool, Tool, ToolAnswer, ToolContext, Wait
 from tools.ask_user import AskUser
 from tools.files import Edit, Read, Write
 from tools.find import Glob, Grep
 from tools.functions import PythonFunction
+from tools.plan import Plan
+from tools.waiting import SleepUntil, WaitForEvent
 from tools.web_fetch import WebFetch
 
 MAX_FAULTS = 10
@@ -25,12 +27,14 @@ MAX_FAULTS = 10
 class Waiting(Protocol):
     """A built-in tool that the workflow carries out, by waiting."""
 
-    waits_for: WaitKind
+    def plan_wait(self, arguments: BaseModel) -> Wait:
+        """What those arguments mean. Raises ToolFailed."""
+        ...
 
 
 def builtin_tools(allow_hosts: frozenset[str] = frozenset()) -> tuple[Tool, ...]:
     """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public."""
-    return Read(), Write(), Edit(), Glob(), Grep(), WebFetch(allow_hosts), AskUser()
+    return Read(), Write(), Edit(), Glob(), Grep(), WebFetch(allow_hosts), Plan(), AskUser(), SleepUntil(), WaitForEvent()
 
 
 def load_functions(modules: Sequence[str]) -> tuple[Tool, ...]:
@@ -91,14 +95,13 @@ class Tools:
     def offer(self, name: str, policy: Policy | None = None) -> OfferedTool:
         """The tool of that name, with its own default where no policy is given. Raises KeyError."""
         tool = self._tools[name]
-        waits_for = tool.waits_for if isinstance(tool, Waiting) else None
         return OfferedTool(
             spec=self._specs[name],
             effect=tool.effect,
             timeout_seconds=tool.timeout_seconds,
             policy=policy or ("always_ask" if tool.asks else "always_allow"),
-            call=partial(_call, tool) if waits_for is None else None,
-            waits_for=waits_for,
+            call=partial(_call, tool),
+            plan_wait=partial(_plan_wait, tool, tool.plan_wait) if isinstance(tool, Waiting) else None,
         )
 
     def _wanted(self, config: AgentConfig) -> dict[str, Policy | None]:
@@ -119,11 +122,18 @@ class Tools:
 
 
 async def _call(tool: Tool, input: Mapping[str, JsonValue], context: ToolContext) -> str | ToolAnswer:
+    return await tool.call(_arguments(tool, input), context)
+
+
+def _plan_wait(tool: Tool, plan: Callable[[BaseModel], Wait], input: Mapping[str, JsonValue]) -> Wait:
+    return plan(_arguments(tool, input))
+
+
+def _arguments(tool: Tool, input: Mapping[str, JsonValue]) -> BaseModel:
     try:
-        arguments = tool.arguments.model_validate(input)
+        return tool.arguments.model_validate(input)
     except ValidationError as error:
         raise ToolFailed(_faults(error)) from error
-    return await tool.call(arguments, context)
 
 
 def _faults(error: ValidationError) -> str:

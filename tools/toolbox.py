@@ -50,7 +50,6 @@ async def call_tool(
     """Call a tool. Never raises but CancelledError, when the caller was cancelled; see `ToolUse` for the arguments."""
     if malformed is not None:
         return failed(f"the arguments are no JSON object: {malformed[:200]}")
-    assert tool.call is not None, f"{tool.name} is the workflow's"
     limit = asyncio.timeout(tool.timeout_seconds)
     try:
         async with limit:

@@ -13,9 +13,9 @@ from temporalio.exceptions import TimeoutError as ActivityTimedOut
 
 from activities.model import ModelActivities
 from activities.records import RecordActivities
-from activities.tools import ToolActivities
 from domain.commands import (
     AnswerInput,
+    ApproveSignal,
     CancelSignal,
     CompleteInput,
     CompleteResult,
@@ -26,13 +26,13 @@ from domain.commands import (
     RunResult,
     RunStart,
     RunState,
-    ToolInput,
     ToolRef,
     Tries,
 )
 from domain.runs import StopType
 from domain.usage import NANO
 from workflows import attributes, options
+from workflows.tool_calls import ToolCalls
 
 INTERRUPTED = CompleteResult(stop="interrupted")
 
@@ -51,7 +51,7 @@ class AgentRun:
         self._resumed = start.resumed
         self._pauses = 0
         self._inputs_recorded = 0
-        self._inputs: list[InputSignal] = []
+        self._tools = ToolCalls(start, lambda: self._cancelled or self._expired, self._show_waiting)
         self._inputs_seen: set[str] = set()
         self._status = "running"
         self._doing = "starting"
@@ -101,7 +101,12 @@ class AgentRun:
             if signal.event_id in self._inputs_seen:  # delivered a second time: it must not answer the next question
                 return
             self._inputs_seen.add(signal.event_id)
-        self._inputs.append(signal)
+        self._tools.answer(signal)
+
+    @workflow.signal
+    def approve(self, signal: ApproveSignal | None = None) -> None:
+        """Decide on a tool call that waits for approval; by hand, without an argument, the one that waits longest."""
+        self._tools.decide(signal or ApproveSignal())
 
     @workflow.query
     def state(self) -> RunState:
@@ -163,14 +168,14 @@ class AgentRun:
                 self._allowance = self._progress
             elif self._pause is not None:
                 await self._stay_paused(None)
-            elif self._inputs:
+            elif self._tools.inputs:
                 await self._record_input(None)
             else:
                 break
         if workflow.info().is_continue_as_new_suggested():
             await workflow.wait_condition(workflow.all_handlers_finished)
             carried = {"progress": self._progress, "allowance": self._allowance, "resumed": self._resumed, "pause": None}
-            if not (self._cancelled or self._pause or self._inputs):
+            if not (self._cancelled or self._pause or self._tools.inputs):
                 workflow.continue_as_new(self._start.model_copy(update=carried))
         return None
 
@@ -262,38 +267,30 @@ class AgentRun:
 
     async def _call_tools(self, tools: tuple[ToolRef, ...]) -> None:
         self._tell("tools: " + ", ".join(tool.name for tool in tools))
-        self._in_flight = [
-            workflow.start_activity_method(
-                ToolActivities.run,
-                ToolInput(
-                    run_id=self._start.run_id,
-                    session_id=self._start.session_id,
-                    tool_use_id=tool.id,
-                    workspace_id=self._start.workspace_id,
-                ),
-                **options.tool_call(tool.name, tool.timeout_seconds),
-            )
-            for tool in tools
-            if tool.waits_for is None
-        ]
-        if self._cancelled or self._expired:
-            self._stop_in_flight()
-        # A tool's failure is in the log for the model to read; what is raised here is a cancellation.
-        await asyncio.gather(*self._in_flight, return_exceptions=True)
-        self._in_flight = []
+        await self._tools.make(tuple(tool for tool in tools if tool.waits_for is None))
+        if self._tools.timed_out:
+            self._cancelled, self._cancel_reason = True, "An approval was not given in time."
         for tool in tools:
             if tool.waits_for is not None:
                 await self._wait_for_input(tool)
 
     async def _wait_for_input(self, tool: ToolRef) -> None:
         self._show("waiting", "waiting for input")
-        await workflow.wait_condition(lambda: bool(self._inputs) or self._cancelled or self._expired)
-        if self._inputs:
+        await workflow.wait_condition(lambda: self._tools.has_answer(tool.id) or self._cancelled or self._expired)
+        if self._tools.has_answer(tool.id):
             await self._record_input(tool.id)
             self._show("running", "answered")
 
+    def _show_waiting(self, what: str | None) -> None:
+        if what is None:
+            self._show("running", "answered")
+        elif self._status == "waiting":
+            self._tell(f"waiting for {what}")
+        else:
+            self._show("waiting", f"waiting for {what}")
+
     async def _record_input(self, tool_use_id: str | None) -> None:
-        signal = self._inputs.pop(0)
+        signal = self._tools.inputs.pop(0) if tool_use_id is None else self._tools.take_answer(tool_use_id)
         if tool_use_id is None and signal.event_id is not None:
             return  # a message that is in the log already: the next model call reads it there
         self._inputs_recorded += 1
@@ -343,7 +340,7 @@ class AgentRun:
 
     def _stop_in_flight(self) -> None:
         self._stopping = True
-        for handle in self._in_flight:
+        for handle in (*self._in_flight, *self._tools.in_flight):
             # In the next turn of the loop: cancelled in the one in which its result came in, an activity loses the result and
             # raises a bare CancelledError, which would end the workflow without settling the run.
             asyncio.get_running_loop().call_soon(handle.cancel)

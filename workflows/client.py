@@ -24,7 +24,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.executions import attempt_of
-from domain.commands import InputSignal, PauseSignal, RunStart, RunState
+from domain.commands import ApproveSignal, InputSignal, PauseSignal, RunStart, RunState
 from domain.errors import Unavailable
 from workflows import attributes
 from workflows.agent_run import AgentRun
@@ -99,9 +99,14 @@ class RunClient:
         """Temporal's own cancellation, so that its UI shows the run as canceled. The reason is in our row."""
         await self._deliver(self._client.get_workflow_handle(run_id).cancel(rpc_timeout=self._rpc))
 
-    async def input(self, run_id: str, event_id: str) -> None:
+    async def input(self, run_id: str, event_id: str, tool_use_id: str) -> None:
         handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)
-        await self._deliver(handle.signal(AgentRun.input, InputSignal(event_id=event_id), rpc_timeout=self._rpc))
+        signal = InputSignal(event_id=event_id, tool_use_id=tool_use_id)
+        await self._deliver(handle.signal(AgentRun.input, signal, rpc_timeout=self._rpc))
+
+    async def approve(self, run_id: str, decision: ApproveSignal) -> None:
+        handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)
+        await self._deliver(handle.signal(AgentRun.approve, decision, rpc_timeout=self._rpc))
 
     async def terminate(self, run_id: str, reason: str | None) -> None:
         """Kill the workflow, then have its rows settled at once."""

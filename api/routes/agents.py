@@ -12,7 +12,7 @@ from api.pages import CreatedAt, Cursor, Limit, List, Order, listed, seq_cursor,
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
-from domain.agents import AgentConfig, AgentTool, Limits, ModelConfig
+from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, Limits, ModelConfig
 from domain.mcp import McpServer
 from storage.agents import Agents
 
@@ -33,7 +33,7 @@ class AgentCreate(AgentConfig):
 
 
 class AgentUpdate(BaseModel):
-    """Members left out stay; a null `description`, `system`, `tools`, `mcp_servers` or metadata value clears it."""
+    """Members left out stay; null clears all but `name`, `model` and `limits`, and removes a metadata value."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,6 +44,7 @@ class AgentUpdate(BaseModel):
     system: str | None = None
     tools: tuple[str | AgentTool, ...] | None = None
     limits: Limits | None = None
+    approvals: ApprovalPolicy | None = None
     metadata: dict[str, str | None] | None = None
     mcp_servers: Annotated[tuple[McpServer, ...], Field(max_length=20)] | None = None
     skills: tuple[()] | None = None
@@ -159,5 +160,5 @@ def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
         raise RequestValidationError(faults, body=merged) from error
 
 
-_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits"}
-_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "mcp_servers": ()}
+_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits", "approvals"}
+_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "mcp_servers": (), "approvals": None}

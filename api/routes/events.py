@@ -1,12 +1,12 @@
 """/v1/sessions/{id}/events and /items"""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
-from api.content import TextBlock, content_of
+from api.content import Content, TextBlock, content_of
 from api.errors import PROBLEMS
 from api.frames import sdk_types
 from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
@@ -14,8 +14,10 @@ from api.services.runs import NewRun
 from api.sse import is_sdk
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
+from domain.approvals import Decision
 from domain.clock import wire
 from domain.events import (
+    AgentCustomToolUse,
     AgentMcpToolResult,
     AgentMcpToolUse,
     AgentMessage,
@@ -23,14 +25,15 @@ from domain.events import (
     AgentToolResult,
     AgentToolUse,
     Event,
+    UserCustomToolResult,
     UserMessage,
 )
 from storage.journal import read
 from storage.sessions import Sessions
 
-USES = ("agent.tool_use", "agent.mcp_tool_use")
-RESULTS = ("agent.tool_result", "agent.mcp_tool_result")
-Result: TypeAlias = AgentToolResult | AgentMcpToolResult
+USES = ("agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use")
+RESULTS = ("agent.tool_result", "agent.mcp_tool_result", "user.custom_tool_result")
+Result: TypeAlias = AgentToolResult | AgentMcpToolResult | UserCustomToolResult
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"], route_class=TransactionalRoute, responses=PROBLEMS)
 
@@ -45,12 +48,57 @@ class UserMessageEvent(BaseModel):
     client_event_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
-class EventsCreate(BaseModel):
-    """Of the events that people send, `user.message` is taken now; others are refused until they exist."""
+class ToolConfirmationEvent(BaseModel):
+    """As in the `anthropic` package; `input` and `remember` are Perdure's, see `POST /v1/approvals/{id}/decision`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    events: Annotated[list[UserMessageEvent], Field(min_length=1, max_length=20)]
+    type: Literal["user.tool_confirmation"]
+    tool_use_id: str
+    result: Literal["allow", "deny"]
+    deny_message: Annotated[str, Field(max_length=10_000)] | None = None
+    input: dict[str, JsonValue] | None = None
+    remember: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.result == "allow" and self.deny_message is not None:
+            raise ValueError("`deny_message` goes with `deny`")
+        if self.result == "deny" and self.input is not None:
+            raise ValueError("`input` goes with `allow`")
+        return self
+
+
+class CustomToolResultEvent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["user.custom_tool_result"]
+    custom_tool_use_id: str
+    content: Annotated[list[TextBlock], Field(max_length=100)] = []
+    is_error: Annotated[bool, Field(strict=True)] | None = None
+
+
+class AnswerEvent(BaseModel):
+    """The answer to `agent.question`: text, or JSON as text where the question has an `answer_schema`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["user.answer"]
+    tool_use_id: str
+    content: Content
+
+
+PostedEvent = Annotated[
+    UserMessageEvent | ToolConfirmationEvent | CustomToolResultEvent | AnswerEvent, Field(discriminator="type")
+]
+
+
+class EventsCreate(BaseModel):
+    """What people say: messages, and answers to what a run waits for. All of them are taken, or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: Annotated[list[PostedEvent], Field(min_length=1, max_length=20)]
 
 
 class EventsAccepted(BaseModel):
@@ -61,13 +109,30 @@ class EventsAccepted(BaseModel):
 async def send_events(
     session_id: str, body: EventsCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
 ) -> EventsAccepted:
-    """Append events; each message becomes a turn, in order."""
-    sent: list[dict[str, Any]] = []
-    for event in body.events:
-        new = NewRun(content_of(event.content), client_event_id=event.client_event_id)
-        stored, _ = await service.runs.submit(unit, session_id, new)
-        sent.append(stored.wire())
-    return EventsAccepted(data=sent)
+    """Append events, in order. A message becomes a turn; a confirmation, a result or an answer goes to the run that waits."""
+    return EventsAccepted(data=[(await _send(session_id, event, unit, service)).wire() for event in body.events])
+
+
+async def _send(session_id: str, event: PostedEvent, unit: UnitOfWork, service: TheService) -> Event:
+    answers = service.answers
+    match event:
+        case UserMessageEvent():
+            new = NewRun(content_of(event.content), client_event_id=event.client_event_id)
+            stored, _ = await service.runs.submit(unit, session_id, new)
+            return stored
+        case ToolConfirmationEvent():
+            decision = Decision(
+                approve=event.result == "allow",
+                reason=event.deny_message,
+                edited_input=event.input,
+                remember=event.remember,
+            )
+            return await answers.confirm(unit, session_id, event.tool_use_id, decision)
+        case CustomToolResultEvent():
+            content = content_of(event.content)
+            return await answers.custom_result(unit, session_id, event.custom_tool_use_id, content, event.is_error)
+        case AnswerEvent():
+            return await answers.answer(unit, session_id, event.tool_use_id, content_of(event.content))
 
 
 @router.get("/events")
@@ -130,6 +195,8 @@ async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> di
             match event.payload:
                 case AgentToolResult(tool_use_id=use) | AgentMcpToolResult(mcp_tool_use_id=use) if use in uses:
                     found[use] = event.payload
+                case UserCustomToolResult(custom_tool_use_id=use) if use in uses:
+                    found[use] = event.payload
                 case _:
                     pass
         if len(page) < 1000:
@@ -148,7 +215,7 @@ def _item(event: Event, results: dict[str, Result]) -> dict[str, Any]:
             item["interrupted"] = interrupted
         case AgentThinking(text=text):
             item |= {"type": "thinking", "text": text}
-        case AgentToolUse(name=name, input=arguments):
+        case AgentToolUse(name=name, input=arguments) | AgentCustomToolUse(name=name, input=arguments):
             item |= {"type": "tool_use", "name": name, "input": arguments, "result": _shown(results.get(event.id))}
         case AgentMcpToolUse(mcp_server_name=server, name=name, input=arguments):
             item |= {"type": "tool_use", "mcp_server_name": server, "name": name, "input": arguments}
@@ -159,4 +226,5 @@ def _item(event: Event, results: dict[str, Result]) -> dict[str, Any]:
 
 
 def _shown(result: Result | None) -> dict[str, Any] | None:
-    return None if result is None else result.model_dump(mode="json", exclude={"type", "tool_use_id", "mcp_tool_use_id"})
+    ids = {"tool_use_id", "mcp_tool_use_id", "custom_tool_use_id"}
+    return None if result is None else result.model_dump(mode="json", exclude={"type", *ids})

@@ -163,4 +163,7 @@ async def retry_run(run_id: str, caller: RunsWrite, unit: UnitOfWork, service: T
 @router.post("/{run_id}/input", status_code=202)
 async def send_input(run_id: str, body: Input, caller: RunsWrite, unit: UnitOfWork, service: TheService) -> Run:
     """Answer the question that the run waits with; else a message that its next model call reads."""
-    return run_of(await service.runs.input(unit, run_id, content_of(body.content)), service.temporal_ui)
+    content = content_of(body.content)
+    if await service.answers.answer_first(unit, run_id, content):
+        return run_of(await Runs(unit.connection).get(run_id), service.temporal_ui)
+    return run_of(await service.runs.input(unit, run_id, content), service.temporal_ui)

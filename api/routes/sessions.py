@@ -14,8 +14,8 @@ from api.services.runs import NewRun
 from api.state import TheService
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
 from api.wire import Session, run_of
+from domain.agent_tools import Policy, ToolName
 from domain.agents import AgentConfig, AgentVersion, Metadata
-from domain.clock import now
 from domain.errors import Conflict
 from domain.events import SessionUpdated
 from domain.runs import Run
@@ -29,6 +29,9 @@ from storage.tables import SessionRow
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=TransactionalRoute, responses=PROBLEMS)
 
 Title = Annotated[str, Field(max_length=500)]
+
+
+Permissions = Annotated[dict[ToolName, Policy], Field(max_length=200)]
 
 
 class AgentPin(BaseModel):
@@ -75,18 +78,21 @@ class SessionCreate(BaseModel):
     title: Title | None = None
     metadata: Metadata = {}
     on_busy: Literal["queue", "reject"] = "queue"
+    permissions: Permissions = {}
+    """Policies by a tool's name that hold in this session instead of the agent's."""
     resources: tuple[()] = ()
     vault_ids: tuple[()] = ()
 
 
 class SessionUpdate(BaseModel):
-    """Members left out stay; a null `title` clears it; a null metadata value removes it."""
+    """Members left out stay; a null `title` clears it; a null metadata value or permission removes it."""
 
     model_config = ConfigDict(extra="forbid")
 
     title: Title | None = None
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)] | None], Field(max_length=16)] | None = None
     on_busy: Literal["queue", "reject"] | None = None
+    permissions: Annotated[dict[ToolName, Policy | None], Field(max_length=200)] | None = None
 
 
 class MessageCreate(BaseModel):
@@ -130,6 +136,7 @@ async def create_session(
         title=body.title,
         metadata=body.metadata,
         on_busy=body.on_busy,
+        permissions=body.permissions,
         environment_id=body.environment_id,
     )
     response.headers["Location"] = f"/v1/sessions/{row.id}"
@@ -175,20 +182,20 @@ async def update_session(session_id: str, body: SessionUpdate, caller: SessionsW
     if body.metadata is not None:
         both = {**row.meta, **body.metadata}
         row.meta = {key: value for key, value in both.items() if value is not None}
-    await sessions.change(session_id, title=row.title, meta=row.meta, on_busy=body.on_busy or row.on_busy)
+    if body.permissions is not None:
+        both = {**row.permissions, **body.permissions}
+        row.permissions = {name: policy for name, policy in both.items() if policy is not None}
+    changes = {"title": row.title, "meta": row.meta, "permissions": row.permissions, "on_busy": body.on_busy or row.on_busy}
+    await sessions.change(session_id, **changes)
     await unit.journal.append(session_id, None, [Draft(SessionUpdated(title=row.title, metadata=row.meta))])
     return await _session(unit, await sessions.get(session_id))
 
 
 @router.post("/{session_id}/archive")
-async def archive_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork) -> Session:
-    """Keep it to be read; it takes no more messages. 409 while a turn runs."""
-    sessions = Sessions(unit.connection, caller.workspace_id)
-    row = await sessions.get(session_id, lock=True)
-    _refuse_active(row)
-    if row.archived_at is None:
-        await sessions.change(session_id, archived_at=now())
-    return await _session(unit, await sessions.get(session_id))
+async def archive_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork, service: TheService) -> Session:
+    """Keep it to be read; it takes no more messages. A turn that waits is cancelled; 409 while one is at work."""
+    await service.runs.archive(unit, session_id)
+    return await _session(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
 
 
 @router.delete("/{session_id}")

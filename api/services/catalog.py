@@ -1,10 +1,11 @@
 """What an agent may name: providers, models and tools. Checked when the agent is made, not when it runs."""
 
-from domain.agent_tools import FunctionTool, Toolset
+from domain.agent_tools import CustomTool, FunctionTool, McpToolset, Toolset
 from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
+from tools.json_schema import schema_fault
 from tools.mcp.source import McpTools
 from tools.registry import Tools
 
@@ -28,7 +29,7 @@ class Catalog:
                 raise _unknown("/model", f"model {config.model.id!r}", [f"{name}:{model}" for model in models])
         for index, server in enumerate(config.mcp_servers):
             if refusal := self.mcp.refusal(server):
-                raise Invalid(refusal, Pointer(pointer=f"/mcp_servers/{index}", detail=refusal))
+                raise _fault(f"/mcp_servers/{index}", refusal)
         for index, tool in enumerate(config.tools):
             match tool:
                 case FunctionTool(name=wanted):
@@ -36,14 +37,22 @@ class Catalog:
                 case Toolset(configs=configs):
                     for entry in configs:
                         self._check_tool(entry.name, f"/tools/{index}/configs")
-                case _:
-                    pass
+                case CustomTool(name=name, input_schema=schema):
+                    if self.tools.is_builtin(name):
+                        raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
+                    if fault := schema_fault(schema):
+                        raise _fault(f"/tools/{index}/input_schema", f"This is no JSON Schema: {fault}")
+                case McpToolset():
+                    pass  # what its server has, only the server knows
 
     def _check_tool(self, name: str, pointer: str) -> None:
         if self.tools.get(name) is None:
             raise _unknown(pointer, f"tool {name!r}", self.tools.names)
 
 
-def _unknown(pointer: str, what: str, known: "tuple[str, ...] | list[str]") -> Invalid:
-    detail = f"There is no {what}. Known: {', '.join(known)}."
+def _fault(pointer: str, detail: str) -> Invalid:
     return Invalid(detail, Pointer(pointer=pointer, detail=detail))
+
+
+def _unknown(pointer: str, what: str, known: "tuple[str, ...] | list[str]") -> Invalid:
+    return _fault(pointer, f"There is no {what}. Known: {', '.join(known)}.")

@@ -14,15 +14,14 @@ from domain.events import (
     RunQueued,
     RunTerminated,
     TextContent,
-    UserAnswer,
     UserMessage,
 )
 from domain.ids import new_id
 from domain.runs import RunStatus
 from live.bus import LiveBus
 from storage.agents import config_of
+from storage.approvals import Approvals
 from storage.journal import Draft, written
-from storage.questions import open_questions
 from storage.rows import add
 from storage.runs import Runs
 from storage.sessions import Sessions
@@ -102,6 +101,7 @@ class RunService:
             return await Runs(unit.connection).get(run_id)
         if row.cancel_requested_at is None:
             await Runs(unit.connection).change(run_id, cancel_requested_at=now(), stop_note=reason)
+            await self._close_approvals(unit, row)
 
         async def deliver() -> None:
             self._live.stop(run_id)
@@ -115,6 +115,7 @@ class RunService:
         if await self._drop_if_waiting(unit, row, RunTerminated(reason=reason)):
             return await Runs(unit.connection).get(run_id)
         await Runs(unit.connection).change(run_id, terminate_requested_at=now(), stop_note=reason)
+        await self._close_approvals(unit, row)
 
         async def deliver() -> None:
             await self._client.terminate(run_id, reason)
@@ -148,18 +149,9 @@ class RunService:
         return row
 
     async def input(self, unit: Unit, run_id: str, content: Content) -> RunRow:
-        """Answer the question the run waits with, or add a message that its next model call reads."""
+        """Add a message that the run's next model call reads."""
         row = await self._live_run(unit, run_id)
-        questions = await open_questions(unit.connection, row.session_id, run_id) if row.status == RunStatus.WAITING else []
-        question = next((question.tool_use_id for question in questions if question.answer_id is None), None)
-        if question is None:
-            await unit.journal.append(row.session_id, run_id, [Draft(UserMessage(content=content), queued=True)])
-        else:
-            answer = UserAnswer(tool_use_id=question, content=content)
-            (event,) = await unit.journal.append(
-                row.session_id, run_id, [Draft(answer)], key=f"answer/{question}", run_changes={"answered_at": now()}
-            )
-            unit.deliveries.append(lambda: self._client.input(run_id, event.id))
+        await unit.journal.append(row.session_id, run_id, [Draft(UserMessage(content=content), queued=True)])
         return await Runs(unit.connection).get(run_id)
 
     async def _live_run(self, unit: Unit, run_id: str) -> RunRow:
@@ -167,6 +159,27 @@ class RunService:
         if RunStatus(row.status).over:
             raise RunFinished(f"Run {run_id} is {row.status}.")
         return row
+
+    async def archive(self, unit: Unit, session_id: str) -> None:
+        """Take no more messages. A turn that only waits is cancelled, with those behind it. Raises Conflict while one works."""
+        sessions = Sessions(unit.connection, unit.caller.workspace_id)
+        session = await sessions.get(session_id, lock=True)
+        if session.archived_at is not None:
+            return
+        if session.active_run_id is not None:
+            row = await self._live_run(unit, session.active_run_id)
+            if row.status != RunStatus.WAITING:
+                raise Conflict(f"Run {row.id} is at work in this session: cancel it first, or wait for its end.")
+            for queued in await Runs(unit.connection).queued_in(session_id):
+                await self.cancel(unit, queued, "The session was archived.")
+            await self.cancel(unit, row.id, "The session was archived.")
+        await sessions.change(session_id, archived_at=now())
+
+    async def _close_approvals(self, unit: Unit, row: RunRow) -> None:
+        """Nobody is asked any more, from the moment on in which the run is told to stop."""
+        drafts = await Approvals(unit.connection).cancel_pending(row.id)
+        if drafts:
+            await unit.journal.append(row.session_id, row.id, drafts)
 
     async def _drop_if_waiting(self, unit: Unit, row: RunRow, payload: RunCancelled | RunTerminated) -> bool:
         """End a turn that still waits behind another: no workflow knows of it."""

@@ -356,7 +356,8 @@ def operations(workspace: Workspace) -> list[tuple[str, str]]:
 
 def fill(path: str, ids: dict[str, str]) -> str:
     """The path with those ids; with ones that name nothing where there is none. A new kind of id fails here."""
-    known = {"run_id": "run_x", "session_id": "sesn_x", "agent_id": "agent_x", "key_id": "key_x", "version": "1", **ids}
+    names = {"run_id": "run_x", "session_id": "sesn_x", "agent_id": "agent_x", "key_id": "key_x", "approval_id": "appr_x"}
+    known = {**names, "version": "1", **ids}
     return path.format(**known)
 
 
@@ -368,6 +369,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/sessions/{session_id}/messages": {"content": "x"},
     "/v1/runs": {"agent": "a", "input": "x"},
     "/v1/runs/{run_id}/input": {"content": "x"},
+    "/v1/approvals/{approval_id}/decision": {"decision": "approve"},
+    "/v1/external_events": {"type": "x"},
     "/v1/api_keys": {"name": "x"},
 }
 

@@ -35,16 +35,18 @@ class Nested(BaseModel):
 def test_the_toolset() -> None:
     tools = Tools(builtin_tools(), [greet])
 
-    assert tools.names == ("read", "write", "edit", "glob", "grep", "web_fetch", "ask_user", "greet")
+    assert tools.names == (
+        *("read", "write", "edit", "glob", "grep", "web_fetch", "plan", "ask_user", "sleep_until", "wait_for_event"),
+        "greet",
+    )
     assert [name for name in tools.names if not tools.is_builtin(name)] == ["greet"]
-    assert [name for name in tools.names if tools.offer(name).waits_for] == ["ask_user"]
+    assert [name for name in tools.names if tools.offer(name).plan_wait] == ["ask_user", "sleep_until", "wait_for_event"]
     assert tools.get("greet") is greet
     assert tools.get("none") is None
     assert not tools.is_builtin("none")
     assert {name: tool.effect.value for name in tools.names if (tool := tools.get(name))} == {
-        **dict.fromkeys(("read", "glob", "grep", "web_fetch", "greet"), "read"),
-        **dict.fromkeys(("write", "edit"), "idempotent"),
-        "ask_user": "once",
+        **dict.fromkeys(("read", "glob", "grep", "web_fetch", "ask_user", "sleep_until", "wait_for_event", "greet"), "read"),
+        **dict.fromkeys(("write", "edit", "plan"), "idempotent"),
     }
 
 
@@ -193,12 +195,6 @@ async def test_output_is_cut_and_can_be_stored(context: ToolContext) -> None:
     assert cut == "ab" * 50_000 + "\n[cut: the first 100,000 of 120,000 characters]"
     assert (await run(tools, "shout", {"text": "ab", "times": 50_000}, None, context)).content == "ab" * 50_000
     assert (await run(tools, "odd", {}, None, context)).content == "a\ufffdb?c"
-
-
-async def test_asking_the_user_is_not_an_activity() -> None:
-    offered = Tools(builtin_tools()).offer("ask_user")
-
-    assert (offered.call, offered.waits_for) == (None, "input")
 
 
 TOOL_MODULE = '''
