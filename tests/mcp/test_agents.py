@@ -229,6 +229,27 @@ def test_only_what_is_enabled_is_offered_and_the_sdk_reads_it(workspace: Workspa
     assert results(run)["program/count"]["content"][0]["text"] == "1"
 
 
+def test_a_person_is_asked_before_what_nobody_allowed(workspace: Workspace) -> None:
+    configs = [{"name": "die", "permission_policy": {"type": "always_deny"}}]
+    agent = workspace.agent(**definition({"type": "stdio", "name": "program"}, configs=configs))
+    uses = calling(("program__count", {}), ("program__environment", {}), ("program__die", {}))
+    run = workspace.start(uses, {"text": "Done."}, agent=agent["id"])
+    run.until(lambda row: row["waiting_for"] == "approval")
+
+    pending = workspace.get("/v1/approvals", status="pending", run_id=run.id)["data"]
+    by_name = {approval["tool_name"]: approval["id"] for approval in pending}
+    assert by_name.keys() == {"program__count", "program__environment"}
+    workspace.post(f"/v1/approvals/{by_name['program__count']}/decision", {"decision": "approve"})
+    workspace.post(f"/v1/approvals/{by_name['program__environment']}/decision", {"decision": "deny"})
+    assert run.wait()["status"] == "completed"
+
+    assert {name: result["content"][0]["text"] for name, result in results(run).items()} == {
+        "program/count": "1",
+        "program/environment": "A person denied this call.",
+        "program/die": "This agent may not use that tool here.",
+    }
+
+
 STDIO = {"type": "stdio", "name": "program"}
 URL = {"type": "url", "name": "web", "url": "https://mcp.example/mcp"}
 
