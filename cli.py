@@ -74,10 +74,12 @@ def migrate() -> None:
 def doctor(context: typer.Context) -> None:
     """Say what is missing. Exit code 1 when something needed is."""
     from commands.doctor import examine  # noqa: PLC0415  # see above
+    from settings import load_settings, secret_reader  # noqa: PLC0415  # see above
 
     it = of(context)
     well = True
-    for finding in examine(lambda: it.client, _settings().data_dir):
+    found = examine(lambda: it.client, _settings().data_dir, lambda: load_settings().file().mcp, secret_reader())
+    for finding in found:
         mark = "ok   " if finding.ok else "FAIL " if finding.needed else "-    "
         it.screen.answer(f"{mark} {finding.what}: {finding.detail}")
         well = well and (finding.ok or not finding.needed)

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Invalid
-from providers.config import ProviderConfig, presets
+from domain.secrets import Secrets
+from providers.config import EnvName, ProviderConfig, presets
+from tools.mcp.config import McpCommand
 
 
 class ToolSettings(BaseModel):
@@ -20,6 +22,16 @@ class ToolSettings(BaseModel):
     """Python modules with functions decorated by `tools.functions.function_tool`."""
     fetch_allow_hosts: frozenset[str] = frozenset()
     """`host:port` pairs that `web_fetch` may reach although their addresses are private."""
+
+    mcp_allow_hosts: frozenset[str] = frozenset()
+    """`host:port` pairs under which agents' MCP servers may be although their addresses are private, or not https."""
+
+
+class SecretSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: EnvName
+    """The name of a variable, never the secret."""
 
 
 class ConfigFile(BaseModel):
@@ -31,6 +43,10 @@ class ConfigFile(BaseModel):
     queues: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Task queues this deployment's workers serve, with how many activities at once."""
     tools: ToolSettings = ToolSettings()
+    mcp: dict[str, McpCommand] = {}
+    """Programs that agents may name as MCP servers."""
+    secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], SecretSettings] = {}
+    """What agents may name: the signing keys of HTTP tools, the tokens of MCP servers."""
 
 
 class ClientSettings(BaseSettings):
@@ -140,3 +156,14 @@ def secret_reader() -> Callable[[str], str | None]:
         return os.environ.get(name) or in_file.get(name)
 
     return secret
+
+
+def load_secrets(file: ConfigFile, read: Callable[[str], str | None]) -> Secrets:
+    """The values behind the names in `[secrets]`. Raises Invalid where a variable is not set, so that no call finds out."""
+    values: dict[str, str] = {}
+    for name, secret in file.secrets.items():
+        value = read(secret.env)
+        if value is None:
+            raise Invalid(f"secrets.{name}: the variable {secret.env} is not set")
+        values[name] = value
+    return Secrets(values)

@@ -22,15 +22,18 @@ from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
 from activities.waits import WaitActivities
 from domain.errors import Invalid
+from domain.secrets import Secrets
 from live.bus import LiveBus
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
 from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
-from settings import Settings, secret_reader
+from settings import Settings, load_secrets, secret_reader
 from storage.database import Database
 from storage.starts import Route
 from tools.custom import CustomTools
+from tools.mcp.source import McpTools
+from tools.mcp.web import Network
 from tools.registry import Tools, builtin_tools, load_functions
 from tools.toolbox import Toolbox
 from workflows.agent_run import AgentRun
@@ -50,6 +53,8 @@ class Parts:
     live: LiveBus
     providers: Providers
     tools: Tools
+    secrets: Secrets
+    mcp: McpTools
     routes: Mapping[str, Route]
     queues: Mapping[str, int]
 
@@ -62,7 +67,12 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
     """
     file = settings.file()
     configs = settings.providers(file)
-    providers = build_providers(configs, secret_reader())
+    read = secret_reader()
+    secrets = load_secrets(file, read)
+    providers = build_providers(configs, read)
+    # It quotes what servers send, credentials that they echo included.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    mcp = McpTools(file.mcp, read, secrets, Network(file.tools.mcp_allow_hosts))
     async with _live_bus(settings, alone) as live:
         database = Database(settings.database, live.wake)
         try:
@@ -72,10 +82,13 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 live=live,
                 providers=providers,
                 tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
+                secrets=secrets,
+                mcp=mcp,
                 routes=routes(configs),
                 queues=file.queues,
             )
         finally:
+            await mcp.close()
             await providers.close()
             await database.close()
 
@@ -131,7 +144,7 @@ async def working(
     """
     main = parts.settings.task_queue
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
-    recall, toolbox = Recall(), Toolbox((parts.tools, CustomTools()))
+    recall, toolbox = Recall(), Toolbox((parts.tools, CustomTools()), parts.mcp)
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
     tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)

@@ -20,6 +20,7 @@ from domain.errors import NotFound, ProviderError, RunFinished, Unavailable
 from domain.events import (
     ErrorDetail,
     Event,
+    McpErrorDetail,
     ModelRequestEnd,
     ModelRequestStart,
     RetryStatus,
@@ -39,6 +40,7 @@ from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, last_of_type, written
 from storage.rows import add
 from storage.runs import Place, Runs
+from tools.mcp.listing import Trouble
 from tools.toolbox import Toolbox
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
@@ -115,6 +117,8 @@ class CallRecords:
         self._config = config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         messages = await self._recall.messages(self._database, call.session_id)
         self._tools = await self._toolbox.of(config)
+        for trouble in self._toolbox.mcp.troubles(config):
+            await self._tell_trouble(trouble)
         self._model = config.model.id
         return config.model, self._request(config, messages)
 
@@ -270,6 +274,18 @@ class CallRecords:
                 "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
             }
         )
+
+    async def _tell_trouble(self, trouble: Trouble) -> None:
+        """Write, once in a run, that a server's tools are missing."""
+        call = self._call
+        detail = McpErrorDetail(
+            type="mcp_authentication_failed_error" if trouble.refused else "mcp_connection_failed_error",
+            mcp_server_name=trouble.server,
+            message=trouble.message,
+        )
+        async with self._database.write() as transaction:
+            key = f"{call.run_id}/mcp/{trouble.server}"
+            await self._journal(transaction).append(call.session_id, call.run_id, [Draft(SessionError(error=detail))], key=key)
 
     def _cost(self, completion: Completion) -> int | None:
         provider = self._model.partition(":")[0]

@@ -12,11 +12,13 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.heartbeat import heartbeating, overdue, superseded, unbroken
 from activities.patience import patiently
 from activities.recall import Recall
+from activities.tool_uses import result_of
 from domain.approvals import ApprovalStatus, Decision
 from domain.clock import now
 from domain.commands import ToolInput, Verdict
 from domain.errors import NotFound, RunFinished
-from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
+from domain.events import AgentMcpToolUse, AgentToolStarted, AgentToolUse, Event
+from domain.mcp import tool_name
 from domain.tools import Effect, ToolContext
 from storage.approvals import Approvals
 from storage.database import Database
@@ -63,18 +65,26 @@ class ToolActivities:
                 return
             use = await read_one(connection, call.session_id, call.tool_use_id)
             run = await Runs(connection).standing(call.run_id)
-        assert isinstance(use.payload, AgentToolUse)
+        assert isinstance(use.payload, AgentToolUse | AgentMcpToolUse)
         asked = use.payload.input
         note = ""
         if call.verdict is not None:
             approval = await unbroken(self._settle(call, call.verdict))
             if approval.status != ApprovalStatus.APPROVED:
-                await unbroken(self._append(call, [_refusal(approval)], f"{prefix}/result", True))
+                await unbroken(self._append(call, [_refusal(use, approval)], f"{prefix}/result", True))
                 return
             if approval.edited_input is not None:
                 asked, note = approval.edited_input, _EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
-        tools = await self._toolbox.of(await self._recall.config(self._database, run.agent_id, run.agent_version))
-        tool = tools.get(use.payload.name)
+        config = await self._recall.config(self._database, run.agent_id, run.agent_version)
+        tools = await self._toolbox.of(config)
+        name = use.payload.name
+        if isinstance(use.payload, AgentMcpToolUse):
+            name = tool_name(use.payload.mcp_server_name, use.payload.name)
+        tool = tools.get(name)
+        if tool is None and isinstance(use.payload, AgentMcpToolUse):
+            # Offered by a worker that had reached the server.
+            effect = Effect((use.private or {}).get("effect", Effect.ONCE))
+            tool = self._toolbox.mcp.unlisted(config, use.payload.mcp_server_name, use.payload.name, effect)
         once = tool is not None and tool.effect is Effect.ONCE
         # Unbroken, so that a cancellation cannot leave it open whether this was written.
         lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
@@ -87,7 +97,7 @@ class ToolActivities:
             directory=self._files / call.workspace_id / call.session_id,
         )
         if tool is None:
-            outcome = no_such_tool(use.payload.name, tools)
+            outcome = no_such_tool(name, tools)
         elif lost:
             outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
         else:
@@ -105,12 +115,8 @@ class ToolActivities:
                     raise
                 else:
                     outcome = ToolOutcome(CANCELLED if tool.effect is Effect.READ else CANCELLED_EFFECT, is_error=True)
-        result = AgentToolResult(
-            tool_use_id=use.id,
-            content=(TextContent(text=note + outcome.content),),
-            is_error=outcome.is_error,
-            duration_ms=round((now() - began).total_seconds() * 1000),
-        )
+        took = round((now() - began).total_seconds() * 1000)
+        result = result_of(use.payload, use.id, note + outcome.content, is_error=outcome.is_error, duration_ms=took)
         drafts = [*(Draft(event) for event in outcome.events), Draft(result)]
         await unbroken(self._append(call, drafts, f"{prefix}/result", overdue(began)))
 
@@ -154,7 +160,7 @@ class ToolActivities:
         await patiently(append)
 
 
-def _refusal(approval: ApprovalRow) -> Draft:
+def _refusal(use: Event, approval: ApprovalRow) -> Draft:
     """What the model reads of a call that was not made."""
     match approval.status:
         case ApprovalStatus.EXPIRED:
@@ -163,7 +169,7 @@ def _refusal(approval: ApprovalRow) -> Draft:
             text = f"A person denied this call: {approval.reason}" if approval.reason else "A person denied this call."
         case _:
             text = CANCELLED
-    return Draft(AgentToolResult(tool_use_id=approval.tool_use_id, content=(TextContent(text=text),), is_error=True))
+    return Draft(result_of(use.payload, use.id, text, is_error=True))
 
 
 def _handed_back() -> ApplicationError:

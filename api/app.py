@@ -19,6 +19,7 @@ from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
 from storage.starts import Route
+from tools.mcp.source import McpTools
 from tools.registry import Tools
 from workflows.client import RunClient
 
@@ -60,6 +61,7 @@ def create_app(
     client: RunClient,
     providers: Providers,
     tools: Tools,
+    mcp: McpTools,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
 ) -> FastAPI:
@@ -73,7 +75,7 @@ def create_app(
         client=client,
         runs=RunService(client, live, routes),
         answers=AnswerService(client),
-        catalog=Catalog(providers, tools),
+        catalog=Catalog(providers, tools, mcp),
         tails=tails,
         temporal_ui=temporal_ui,
         version=release,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, PlainSerializer
 
-from domain.agent_tools import ASKING, Policy, Toolset
+from domain.agent_tools import ASKING, AnyTool, McpToolset, Policy, Toolset
 from domain.agents import AgentVersion, ApprovalPolicy, Limits
 from domain.clock import wire
 from domain.runs import AgentRef, Run, RunError, RunLinks, RunStatus, StopReason
@@ -27,7 +27,7 @@ class Agent(BaseModel):
     model: dict[str, Any]
     system: str | None
     tools: list[dict[str, Any]]
-    mcp_servers: list[dict[str, Any]] = []
+    mcp_servers: list[dict[str, Any]]
     skills: list[dict[str, Any]] = []
     multiagent: dict[str, Any] | None = None
     execution_identity: dict[str, str] = SERVICE_ACCOUNT
@@ -48,7 +48,8 @@ class Agent(BaseModel):
             description=config.description,
             model=config.model.model_dump(mode="json"),
             system=config.system,
-            tools=[_toolset(t) if isinstance(t, Toolset) else t.model_dump(mode="json") for t in config.tools],
+            tools=[_tool(tool) for tool in config.tools],
+            mcp_servers=[server.model_dump(mode="json") for server in config.mcp_servers],
             limits=config.limits,
             approvals=config.approvals,
             metadata=config.metadata,
@@ -57,6 +58,28 @@ class Agent(BaseModel):
             updated_at=agent.updated_at,
             archived_at=agent.archived_at,
         )
+
+
+def _tool(tool: AnyTool) -> dict[str, Any]:
+    match tool:
+        case Toolset():
+            return _toolset(tool)
+        case McpToolset():
+            return _mcp_toolset(tool)
+        case _:
+            return tool.model_dump(mode="json")
+
+
+def _mcp_toolset(toolset: McpToolset) -> dict[str, Any]:
+    def config(name: str) -> dict[str, Any]:
+        return {"enabled": toolset.enabled(name), "permission_policy": {"type": toolset.policy(name)}}
+
+    return {
+        "type": toolset.type,
+        "mcp_server_name": toolset.mcp_server_name,
+        "default_config": config(""),
+        "configs": [{"name": said.name, **config(said.name)} for said in toolset.configs],
+    }
 
 
 def _toolset(toolset: Toolset) -> dict[str, Any]:

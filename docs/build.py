@@ -13,6 +13,7 @@ from domain.events import EventPayload
 from domain.keys import SCOPES
 from providers.config import AnthropicConfig, CommandConfig, OpenAICompatibleConfig, ScriptedConfig, presets
 from settings import Settings
+from tools.mcp.config import McpCommand
 from tools.registry import builtin_tools
 
 REFERENCE = Path(__file__).parent / "reference.md"
@@ -29,11 +30,14 @@ def reference() -> str:
         "Vendors' keys keep the vendors' names: `ANTHROPIC_API_KEY`, `OPENAI_API_KEY`, or what `api_key_env` names "
         "in `perdure.toml`.",
         "## perdure.toml",
+        '`[secrets] NAME = { env = "VARIABLE" }` gives a secret the name by which agents use it. '
         "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with "
-        "Python modules "
-        'of your own tools, and `fetch_allow_hosts = ["host:port"]`. Unknown keys are errors. '
+        "Python modules of your own tools, "
+        'and `fetch_allow_hosts = ["host:port"]` and `mcp_allow_hosts = ["host:port"]`. Unknown keys are errors. '
         f"There without configuration: {', '.join(f'`{name}`' for name in presets())}.",
         *(_provider(config) for config in (AnthropicConfig, OpenAICompatibleConfig, CommandConfig, ScriptedConfig)),
+        "### [mcp.NAME]",
+        _keys(McpCommand),
         "## Built-in tools",
         _table(("tool", "effect", "what it does"), [(f"`{t.name}`", t.effect.value, t.description) for t in builtin_tools()]),
         "## HTTP",
@@ -56,11 +60,15 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
 
 
 def _provider(config: Any) -> str:
+    return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _keys(config)
+
+
+def _keys(config: Any) -> str:
     rows = [
         (f"`{name}`", "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`")
         for name, field in config.model_fields.items()
     ]
-    return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _table(("key", "default"), rows)
+    return _table(("key", "default"), rows)
 
 
 def _operations() -> list[tuple[str, str, str]]:

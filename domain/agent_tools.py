@@ -1,9 +1,10 @@
 """What an agent says about its tools: which it may use, and whether a person is asked first."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
+from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema, model_validator
 
+from domain.mcp import ServerName
 from domain.strict import Strict
 
 TOOLSET = "agent_toolset_20260401"
@@ -82,12 +83,62 @@ class CustomTool(Strict):
     input_schema: InputSchema
 
 
-AgentTool = Annotated[Toolset | FunctionTool | CustomTool, Field(discriminator="type")]
+class McpToolDefault(Strict):
+    """What is left out (or null, as the `anthropic` package's clients may send it) is left to the default."""
+
+    enabled: bool | None = None
+    permission_policy: PermissionPolicy | None = None
 
 
-def names_of(tool: Toolset | FunctionTool | CustomTool) -> str:
+class McpToolConfig(McpToolDefault):
+    name: str = Field(min_length=1, max_length=128)
+
+
+class McpToolset(Strict):
+    """The tools of one of the agent's MCP servers. A person is asked before each call, where the agent does not say."""
+
+    type: Literal["mcp_toolset"] = "mcp_toolset"
+    mcp_server_name: ServerName
+    configs: tuple[McpToolConfig, ...] = Field(default=(), max_length=1_000)
+    default_config: McpToolDefault | None = None
+
+    def enabled(self, name: str) -> bool:
+        for said in self._said(name):
+            if said.enabled is not None:
+                return said.enabled
+        return True
+
+    def policy(self, name: str) -> Policy:
+        for said in self._said(name):
+            if said.permission_policy is not None:
+                return said.permission_policy.type
+        return "always_ask"
+
+    def _said(self, name: str) -> "list[McpToolDefault]":
+        """What is said about a tool: of itself, then of all."""
+        own = [config for config in self.configs if config.name == name]
+        return [*own, self.default_config] if self.default_config else [*own]
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        if len({config.name for config in self.configs}) != len(self.configs):
+            raise ValueError("a tool of the MCP server is configured twice")
+        return self
+
+
+AnyTool = Toolset | FunctionTool | CustomTool | McpToolset
+AgentTool = Annotated[AnyTool, Field(discriminator="type")]
+
+
+def names_of(tool: AnyTool) -> str:
     """What may stand only once in an agent's list."""
-    return tool.type if isinstance(tool, Toolset) else tool.name
+    match tool:
+        case Toolset():
+            return tool.type
+        case McpToolset():
+            return f"{tool.type} {tool.mcp_server_name}"
+        case _:
+            return tool.name
 
 
 def spelled_out(tools: "list[Any] | tuple[Any, ...]") -> list[Any]:

@@ -147,6 +147,25 @@ class AgentToolResult(Payload):
     duration_ms: int | None = None
 
 
+class AgentMcpToolUse(Payload):
+    """`name` is the tool's own, not the one that the model calls it by (`domain.mcp.tool_name`)."""
+
+    type: Literal["agent.mcp_tool_use"] = "agent.mcp_tool_use"
+    mcp_server_name: str
+    name: str
+    input: dict[str, JsonValue]
+    malformed: str | None = None
+    evaluated_permission: Literal["allow", "ask", "deny"] | None = None
+
+
+class AgentMcpToolResult(Payload):
+    type: Literal["agent.mcp_tool_result"] = "agent.mcp_tool_result"
+    mcp_tool_use_id: str
+    content: tuple[TextContent, ...]
+    is_error: bool = False
+    duration_ms: int | None = None
+
+
 class AgentQuestion(Payload):
     type: Literal["agent.question"] = "agent.question"
     tool_use_id: str
@@ -198,9 +217,19 @@ class ErrorDetail(Payload):
     code: str
 
 
+class McpErrorDetail(Payload):
+    """The tools of an MCP server are missing in this run, until it answers."""
+
+    type: Literal["mcp_connection_failed_error", "mcp_authentication_failed_error"]
+    mcp_server_name: str
+    message: str
+    retry_status: RetryStatus = RetryStatus(type="retrying")
+    code: str = "mcp_unavailable"
+
+
 class SessionError(Payload):
     type: Literal["session.error"] = "session.error"
-    error: ErrorDetail
+    error: Annotated[ErrorDetail | McpErrorDetail, Field(discriminator="type")]
 
 
 class RunQueued(Payload):
@@ -274,6 +303,8 @@ EventPayload = Annotated[
     | AgentCustomToolUse
     | AgentToolStarted
     | AgentToolResult
+    | AgentMcpToolUse
+    | AgentMcpToolResult
     | AgentQuestion
     | AgentPlan
     | ApprovalRequested

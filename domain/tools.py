@@ -99,6 +99,8 @@ class OfferedTool:
     """Of a tool that the workflow carries out, by waiting: reads the arguments. Raises ToolFailed; `call` then says why."""
     kind: Literal["tool", "custom", "mcp"] = "tool"
     """Which type of event its use is written as."""
+    origin: tuple[str, str] | None = None
+    """Of an MCP tool: the server's name and the tool's own."""
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
 from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, Limits, ModelConfig
+from domain.mcp import McpServer
 from storage.agents import Agents
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=TransactionalRoute, responses=PROBLEMS)
@@ -24,16 +25,15 @@ Version = Annotated[int, Field(ge=1, le=MAX_VERSION, strict=True)]
 class AgentCreate(AgentConfig):
     """`model` is `provider:name` or an object with that `id`; a tool is its name or a toolset."""
 
-    mcp_servers: tuple[()] = ()
     skills: tuple[()] = ()
     multiagent: None = None
 
     def config(self) -> AgentConfig:
-        return AgentConfig.model_validate(self.model_dump(exclude={"mcp_servers", "skills", "multiagent"}))
+        return AgentConfig.model_validate(self.model_dump(exclude={"skills", "multiagent"}))
 
 
 class AgentUpdate(BaseModel):
-    """Members left out stay; null clears `description`, `system`, `tools` and `approvals`, and removes a metadata value."""
+    """Members left out stay; null clears all but `name`, `model` and `limits`, and removes a metadata value."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,7 +46,7 @@ class AgentUpdate(BaseModel):
     limits: Limits | None = None
     approvals: ApprovalPolicy | None = None
     metadata: dict[str, str | None] | None = None
-    mcp_servers: tuple[()] | None = None
+    mcp_servers: Annotated[tuple[McpServer, ...], Field(max_length=20)] | None = None
     skills: tuple[()] | None = None
     multiagent: None = None
 
@@ -147,9 +147,7 @@ async def roll_back(agent_id: str, body: Rollback, caller: AgentsWrite, unit: Un
 
 
 def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
-    given = body.model_dump(
-        exclude_unset=True, include={"name", "description", "model", "system", "tools", "limits", "approvals"}
-    )
+    given = body.model_dump(exclude_unset=True, include=_REPLACED)
     changes = {name: _CLEARED.get(name) if value is None else value for name, value in given.items()}
     merged = {**config.model_dump(), **{k: v for k, v in changes.items() if v is not None or k in _CLEARED}}
     if body.metadata is not None:
@@ -162,4 +160,5 @@ def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
         raise RequestValidationError(faults, body=merged) from error
 
 
-_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "approvals": None}
+_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits", "approvals"}
+_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "mcp_servers": (), "approvals": None}

@@ -1,21 +1,23 @@
 """What an agent may name: providers, models and tools. Checked when the agent is made, not when it runs."""
 
-from domain.agent_tools import CustomTool, FunctionTool, Toolset
+from domain.agent_tools import CustomTool, FunctionTool, McpToolset, Toolset
 from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
 from tools.json_schema import schema_fault
+from tools.mcp.source import McpTools
 from tools.registry import Tools
 
 
 class Catalog:
-    def __init__(self, providers: Providers, tools: Tools) -> None:
+    def __init__(self, providers: Providers, tools: Tools, mcp: McpTools) -> None:
         self.providers = providers
         self.tools = tools
+        self.mcp = mcp
 
     async def check(self, config: AgentConfig) -> None:
-        """Raises Invalid, with the known ones, for a provider, model or tool that does not exist."""
+        """Raises Invalid, with the known ones, for a provider, model, tool or MCP server that is not there for it."""
         name = config.model.provider
         if name not in self.providers.names:
             raise _unknown("/model", f"provider {name!r}", self.providers.names)
@@ -25,6 +27,9 @@ class Catalog:
             models = [model.name for model in await self.providers.get(name).models()]
             if config.model.name not in models:
                 raise _unknown("/model", f"model {config.model.id!r}", [f"{name}:{model}" for model in models])
+        for index, server in enumerate(config.mcp_servers):
+            if refusal := self.mcp.refusal(server):
+                raise _fault(f"/mcp_servers/{index}", refusal)
         for index, tool in enumerate(config.tools):
             match tool:
                 case FunctionTool(name=wanted):
@@ -37,6 +42,8 @@ class Catalog:
                         raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
                     if fault := schema_fault(schema):
                         raise _fault(f"/tools/{index}/input_schema", f"This is no JSON Schema: {fault}")
+                case McpToolset():
+                    pass  # what its server has, only the server knows
 
     def _check_tool(self, name: str, pointer: str) -> None:
         if self.tools.get(name) is None:
