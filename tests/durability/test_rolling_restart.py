@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Client(threading.Thread):
                 self.http = httpx2.Client(base_url=next(self._urls), headers=AUTH, timeout=30)
 
 
-def test_nothing_fails(tmp_path: Path) -> None:
+def test_nothing_fails(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     (tmp_path / "perdure.toml").write_text('[tools]\nmodules = ["tests.durability.bells"]\n')
     with Fleet(tmp_path, PERDURE_DRAIN_SECONDS="0.5", PERDURE_LEAVE_SECONDS="0.5") as fleet:
         fleet.temporal()
@@ -107,3 +108,4 @@ def test_nothing_fails(tmp_path: Path) -> None:
         # And it was a deploy under load: viewers came back.
         assert max(count for client in clients for count in client.connections.values()) > 1
         assert len(stories) >= CLIENTS * 3
+        record_property("looked_at", len(stories))
