@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,10 @@ import httpx2
 import psutil
 
 from commands.temporal_server import command_line
+from tests.durability.nursery import ROOT, Child, nursery
 from tests.redis import server_command as redis_command
 from tests.service import Frame, free_port, parse
 
-ROOT = Path(__file__).parents[2]
 KEY = "pk_" + "k" * 40
 AUTH = {"Authorization": f"Bearer {KEY}"}
 READY = "worker is ready"
@@ -28,23 +27,27 @@ P = TypeVar("P", bound="Process")
 
 
 class Process:
-    """One process of ours that may be killed and started again. Its output goes to a file."""
+    """One process that may be killed and started again. Its output goes to a file."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
         self.name = name
         self.command = command
-        self._environment = environment
-        self._folder = folder
+        self.environment = environment
+        self.folder = folder
         self.output_file = folder / f"{name}.out"
         self.start()
 
     def start(self) -> None:
         """Again, after a kill: `output` then is that of the new process."""
         self.started_at = time.monotonic()
+        self.output_file.touch()
+        self._begins = self.output_file.stat().st_size
+        self.process = self.launch()
+
+    def launch(self) -> "subprocess.Popen[bytes] | Child":
         with self.output_file.open("ab") as file:
-            self._begins = file.tell()
-            self.process = subprocess.Popen(
-                self.command, cwd=self._folder, env=dict(self._environment), stdout=file, stderr=file, start_new_session=True
+            return subprocess.Popen(
+                self.command, cwd=self.folder, env=dict(self.environment), stdout=file, stderr=file, start_new_session=True
             )
 
     @property
@@ -79,12 +82,23 @@ class Process:
         return code, time.monotonic() - began
 
 
-class Up(Process):
+class Perdure(Process):
+    """`perdure COMMAND`. `prelude` is Python that it runs before it starts."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, prelude: str = ""
+    ) -> None:
+        self.prelude = prelude
+        super().__init__(name, command, environment, folder)
+
+    def launch(self) -> Child:
+        return nursery().start(self.command, self.environment, self.folder, self.output_file, self.prelude)
+
+
+class Up(Perdure):
     """`perdure up` or `perdure api`: what answers at `url`."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, url: str) -> None:
-        super().__init__(name, command, environment, folder)
-        self.url = url
+    url: str
 
     def ready(self, seconds: float = 30) -> float:
         """Wait until it says that it is up and that all its parts answer; returns after how many seconds."""
@@ -125,14 +139,18 @@ class _Folder:
             if process.alive:
                 process.kill()
 
-    def command(self, *arguments: str) -> tuple[str, ...]:
-        return (sys.executable, "-c", f"{self._prelude}\nfrom cli import main; main()", *arguments)
+    def start(self, kind: str, command: Sequence[str]) -> Process:
+        return self._started(Process(self._name(kind), command, self.environment, self.folder))
 
-    def start(self, kind: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
-        return self._started(Process(self._name(kind), command, {**self.environment, **environment}, self.folder))
+    def perdure(self, command: str, *arguments: str, **environment: str) -> Perdure:
+        more = {**self.environment, **environment}
+        return self._started(Perdure(self._name(command), (command, *arguments), more, self.folder, self._prelude))
 
-    def start_up(self, kind: str, url: str, environment: Mapping[str, str]) -> Up:
-        return self._started(Up(self._name(kind), self.command(kind), {**self.environment, **environment}, self.folder, url))
+    def start_up(self, command: str, url: str, **environment: str) -> Up:
+        more = {**self.environment, **environment}
+        up = Up(self._name(command), (command,), more, self.folder, self._prelude)
+        up.url = url
+        return self._started(up)
 
     def _started(self, process: P) -> P:
         self.started.append(process)
@@ -161,7 +179,7 @@ class Machine(_Folder):
 
     def up(self, **environment: str) -> Up:
         """Start it; `Up.ready` waits for it."""
-        return self.start_up("up", self.url, environment)
+        return self.start_up("up", self.url, **environment)
 
 
 class Fleet(_Folder):
@@ -192,14 +210,14 @@ class Fleet(_Folder):
         command = command_line(self.data, self._temporal_port, None)
         if not prepared:
             command = [part for part in command if part != "--search-attribute" and not part.endswith("=Keyword")]
-        return self.start("temporal", command, {})
+        return self.start("temporal", command)
 
     def redis(self) -> Process:
-        return self.start("redis", redis_command(self._redis_port), {})
+        return self.start("redis", redis_command(self._redis_port))
 
     def migrate(self) -> None:
         """Bring the database to the newest schema, as a deployment does before anything else starts."""
-        migrate = self.start("migrate", self.command("migrate"), {})
+        migrate = self.perdure("migrate")
         assert migrate.process.wait(60) == 0, migrate.output
 
     def api(self, port: int | None = None, **environment: str) -> Up:
@@ -207,11 +225,11 @@ class Fleet(_Folder):
         if port is None:
             port = free_port()
             self.ports.append(port)
-        return self.start_up("api", f"http://127.0.0.1:{port}", {"PERDURE_PORT": str(port)} | environment)
+        return self.start_up("api", f"http://127.0.0.1:{port}", **{"PERDURE_PORT": str(port)} | environment)
 
-    def worker(self, *arguments: str, **environment: str) -> Process:
+    def worker(self, *arguments: str, **environment: str) -> Perdure:
         """Start a worker; it `says(READY)`."""
-        return self.start("worker", self.command("worker", *arguments), environment)
+        return self.perdure("worker", *arguments, **environment)
 
     def ready(self) -> None:
         """Wait until every API and every worker is."""

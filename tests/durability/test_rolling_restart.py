@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ def test_nothing_fails(tmp_path: Path, record_property: Callable[[str, object], 
             client.start()
         time.sleep(1)
         for number in range(2):
+            wait_for_runs(clients, number)
             for leaving in (workers[number], apis[number]):
                 code, seconds = leaving.stop()
                 assert (code, seconds < 6) == (0, True), leaving.output
@@ -92,6 +93,7 @@ def test_nothing_fails(tmp_path: Path, record_property: Callable[[str, object], 
             successor = fleet.api(fleet.ports[number])
             fleet.worker().says("worker is ready")
             successor.ready()
+        wait_for_runs(clients, 2)
         stop.set()
         for client in clients:
             client.join(60)
@@ -109,3 +111,11 @@ def test_nothing_fails(tmp_path: Path, record_property: Callable[[str, object], 
         assert max(count for client in clients for count in client.connections.values()) > 1
         assert len(stories) >= CLIENTS * 3
         record_property("looked_at", len(stories))
+
+
+def wait_for_runs(clients: Sequence[Client], count: int) -> None:
+    """Until each has followed that many to their ends, and is in the middle of another."""
+    deadline = time.monotonic() + 40
+    while any(client.is_alive() and len(client.connections) < count for client in clients):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
