@@ -113,6 +113,7 @@ def test_each_process_waits_for_what_it_needs_and_says_so(joined: Fleet) -> None
     joined.ready()
 
 
+@pytest.mark.usefixtures("postgres")  # which is its round; the database that it waits for is nowhere
 @pytest.mark.skipif(not POSTGRES, reason="SQLite is never away")
 def test_api_and_worker_wait_for_the_database(tmp_path: Path) -> None:
     with Fleet(tmp_path, "postgresql+psycopg://nobody:secret@127.0.0.1:1/none") as fleet:
