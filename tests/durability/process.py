@@ -100,6 +100,14 @@ class Up(Perdure):
 
     url: str
 
+    def kill(self) -> None:
+        """And wait for the Temporal that it had started, which dies with it: then its port is free."""
+        children = self.children() if self.alive else []
+        super().kill()
+        deadline = time.monotonic() + 5
+        while any(map(_lives, children)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
     def ready(self, seconds: float = 30) -> float:
         """Wait until it says that it is up and that all its parts answer; returns after how many seconds."""
         self.says("Perdure is up.", seconds)
@@ -107,6 +115,13 @@ class Up(Perdure):
             assert time.monotonic() - self.started_at < seconds, self.output
             time.sleep(0.02)
         return time.monotonic() - self.started_at
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class _Folder:
