@@ -31,7 +31,7 @@ from domain.usage import Usage
 from live import redis as redis_module
 from live.bus import LiveBus, PreviewType
 from live.memory import MemoryBus
-from live.redis import end, redis_bus
+from live.redis import redis_bus
 from storage.agents import Agents
 from storage.database import Connection, Database, sqlite_url
 from storage.journal import Draft, Journal
@@ -247,16 +247,18 @@ async def play_over_redis(path: Path, seed: int) -> None:
     chance = random.Random(seed)
     with RedisServer() as server:
         async with redis_bus(server.url) as writer, redis_bus(server.url) as one, redis_bus(server.url) as other:
-            cutting = asyncio.create_task(cut_connections(server, chance))
+            over = asyncio.Event()
+            cutting = asyncio.create_task(cut_connections(server, chance, over))
             try:
                 await play(World(path, chance, writer, [one, other]), seed)
             finally:
-                await end([cutting])
+                over.set()  # not cancelled: in the middle of connecting, that would leave a connection to nobody
+                await cutting
 
 
-async def cut_connections(server: RedisServer, chance: random.Random) -> None:
+async def cut_connections(server: RedisServer, chance: random.Random, over: asyncio.Event) -> None:
     async with Redis.from_url(server.url) as redis:  # pyright: ignore[reportUnknownMemberType]
-        while True:
+        while not over.is_set():
             await asyncio.sleep(chance.uniform(0.1, 0.6))
             await redis.client_kill_filter(_type=chance.choice(("normal", "pubsub")), skipme=True)  # pyright: ignore[reportUnknownMemberType]
 
