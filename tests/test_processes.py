@@ -1,7 +1,6 @@
 """API and workers as separate processes: started in any order, joined by Redis or by the log alone."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def test_each_process_waits_for_what_it_needs_and_says_so(joined: Fleet) -> None
     api, worker = joined.api(), joined.worker()
     worker.says("waiting for Temporal")
     # The API needs only its database: what it accepts now happens later.
-    until_it_serves(api.url)
+    api.says("Perdure is up.")
     assert httpx2.get(f"{api.url}/readyz").status_code == 503
     run_id = start(joined, {"text": "at last"})
     joined.temporal(prepared=False)
@@ -121,14 +120,3 @@ def test_api_and_worker_wait_for_the_database(tmp_path: Path) -> None:
             process.says("waiting for the database")
             assert process.alive
             assert "secret" not in process.output
-
-
-def until_it_serves(url: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            httpx2.get(f"{url}/livez", timeout=2).raise_for_status()
-            return
-        except httpx2.HTTPError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
