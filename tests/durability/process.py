@@ -228,7 +228,9 @@ class Fleet(_Folder):
         return self.start("temporal", command)
 
     def redis(self) -> Process:
-        return self.start("redis", redis_command(self._redis_port))
+        redis = self.start("redis", redis_command(self._redis_port))
+        redis.says("Ready to accept connections")  # who finds none goes on without, for a while
+        return redis
 
     def migrate(self) -> None:
         """Bring the database to the newest schema, as a deployment does before anything else starts."""
