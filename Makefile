@@ -34,7 +34,7 @@ lint: .venv/installed-dev  ## Style, formatting, types, import contracts
 bench: .venv/installed-dev  ## Measure, and print the figures
 	$(BIN)/python -m benchmarks
 
-chaos: .venv/installed-dev  ## Kill processes at random for five minutes, and check that nothing is lost (ARGS="--seconds 60")
+chaos: .venv/installed-dev  ## Kill at random for five minutes, run the proofs, print what held (ARGS="--seconds 60")
 	@deploy/packages.sh postgresql || true
 	@deploy/packages.sh redis-server || true
 	$(BIN)/python -m tests.chaos $(ARGS)

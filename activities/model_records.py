@@ -3,8 +3,10 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Literal
 
 from pydantic import JsonValue
+from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeat import overdue, superseded
@@ -183,11 +185,11 @@ class CallRecords:
                 "type": _SDK_ERROR.get(error.code, "model_request_failed_error"),
                 "message": error.message,
                 "code": error.code,
-                "retry_status": RetryStatus(type="retrying" if error.retryable else "terminal"),
+                "retry_status": RetryStatus(type=self._retry_status(error)),
             }
         )
         drafts = [Draft(end), Draft(SessionError(error=detail))]
-        if error.retryable:
+        if detail.retry_status.type == "retrying":
             drafts.append(Draft(SessionRescheduled()))
         await self._append(drafts, f"end{self._attempt}")
         from_vendor = error.retry_after_seconds
@@ -199,8 +201,15 @@ class CallRecords:
             next_retry_delay=None if from_vendor is None else _delay(from_vendor),
         )
 
+    def _retry_status(self, error: ProviderError) -> Literal["retrying", "exhausted", "terminal"]:
+        if not error.retryable:
+            return "terminal"
+        policy = activity.info().retry_policy
+        last = policy is not None and policy.maximum_attempts and self._try >= policy.maximum_attempts
+        return "exhausted" if last else "retrying"
+
     async def handed_back(self) -> CompleteResult:
-        """Close the call, where it had begun: the worker shuts down, and another one is to make it again."""
+        """Close the call, where it had begun: another worker, or this one later, is to make it again."""
         begun = self._begun
         # Without a database nothing is lost: the next attempt closes this one. Nor is it where the run is over meanwhile.
         with contextlib.suppress(Unavailable, RunFinished, NotFound):
@@ -208,7 +217,8 @@ class CallRecords:
         tries = Tries(
             begun=self._attempt if begun else self._attempt - 1,
             failed=self._before.failed + self._try - 1,
-            handed_back=self._before.handed_back + 1,
+            # What has waited too long for a slot may do so for ever: nothing is wrong with its workers.
+            handed_back=self._before.handed_back + activity.is_worker_shutdown(),
         )
         return CompleteResult(stop="interrupted", handed_back=tries)
 

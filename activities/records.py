@@ -15,6 +15,7 @@ from domain.events import (
     RunCompleted,
     RunFailed,
     RunPaused,
+    RunStarted,
     RunTerminated,
     SessionIdle,
     TextContent,
@@ -47,6 +48,8 @@ class RecordActivities:
             Draft(RunPaused(stop_reason=StopReason(type=pause.limit) if pause.limit else None)),
         ]
         async with self._database.write() as transaction:
+            if (await Runs(transaction.connection).standing(pause.run_id)).status == RunStatus.QUEUED:
+                drafts = [Draft(RunStarted()), *drafts]
             if pause.lost:
                 drafts = [*await end_lost_call(transaction.connection, pause.session_id, pause.run_id), *drafts]
             try:

@@ -157,9 +157,10 @@ def test_a_pause_before_the_start_was_delivered(service: ServiceThread, workspac
     crashed(service, run.id, lambda runs, unit: runs.pause(unit, run.id, "step"))
     sweep(service)
     run.until(lambda row: row["status"] == "paused", 5)
-    assert "span.model_request_start" not in run.types()
+    assert run.types()[-3:] == ["run.started", "session.status_idle", "run.paused"], "a story begins before it pauses"
     run.command("resume")
     assert run.wait(10)["output"] == "patience"
+    assert run.types().count("run.started") == 1
 
 
 def test_a_pause_and_a_resume_that_were_never_delivered(service: ServiceThread, workspace: Workspace) -> None:

@@ -1,6 +1,7 @@
 """Bad input gets a clear answer, never a 5xx, and another workspace's things do not exist."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -263,7 +264,7 @@ def test_a_key_gives_no_scope_away_that_it_lacks(workspace: Workspace) -> None:
         assert limited.post("/v1/api_keys", {"name": "x"})["scopes"] == ["runs:read", "keys:write"]
 
 
-def test_another_workspaces_ids_do_not_exist(workspace: Workspace) -> None:
+def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_property: Callable[[str, object], None]) -> None:
     """Every operation of the OpenAPI document that takes an id, and every body that names one."""
     run = workspace.start({"text": "mine"})
     row = run.wait()
@@ -273,6 +274,7 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace) -> None:
     with workspace.service.workspace() as stranger:
         asked = [(method, path) for method, path in operations(workspace) if "{" in path]
         assert len(asked) >= 25
+        record_property("looked_at", len(asked))
         for method, path in asked:
             response = stranger.http.request(method, fill(path, ids), json=body_for(method, path))
             refused(response, 404, "not_found")
