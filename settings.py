@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Invalid
-from providers.config import ProviderConfig, presets
+from domain.secrets import Secrets
+from providers.config import EnvName, ProviderConfig, presets
 
 
 class ToolSettings(BaseModel):
@@ -22,6 +23,13 @@ class ToolSettings(BaseModel):
     """`host:port` pairs that `web_fetch` may reach although their addresses are private."""
 
 
+class SecretSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: EnvName
+    """The name of a variable, never the secret."""
+
+
 class ConfigFile(BaseModel):
     """`perdure.toml`. Unknown keys are errors."""
 
@@ -31,6 +39,8 @@ class ConfigFile(BaseModel):
     queues: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Task queues this deployment's workers serve, with how many activities at once."""
     tools: ToolSettings = ToolSettings()
+    secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], SecretSettings] = {}
+    """What agents may name: the signing keys of HTTP tools, the tokens of MCP servers."""
 
 
 class ClientSettings(BaseSettings):
@@ -140,3 +150,14 @@ def secret_reader() -> Callable[[str], str | None]:
         return os.environ.get(name) or in_file.get(name)
 
     return secret
+
+
+def load_secrets(file: ConfigFile, read: Callable[[str], str | None]) -> Secrets:
+    """The values behind the names in `[secrets]`. Raises Invalid where a variable is not set, so that no call finds out."""
+    values: dict[str, str] = {}
+    for name, secret in file.secrets.items():
+        value = read(secret.env)
+        if value is None:
+            raise Invalid(f"secrets.{name}: the variable {secret.env} is not set")
+        values[name] = value
+    return Secrets(values)

@@ -20,12 +20,13 @@ from activities.records import RecordActivities
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
 from domain.errors import Invalid
+from domain.secrets import Secrets
 from live.bus import LiveBus
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
 from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
-from settings import Settings, secret_reader
+from settings import Settings, load_secrets, secret_reader
 from storage.database import Database
 from storage.starts import Route
 from tools.registry import Tools, builtin_tools, load_functions
@@ -46,6 +47,7 @@ class Parts:
     live: LiveBus
     providers: Providers
     tools: Tools
+    secrets: Secrets
     routes: Mapping[str, Route]
     queues: Mapping[str, int]
 
@@ -58,7 +60,9 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
     """
     file = settings.file()
     configs = settings.providers(file)
-    providers = build_providers(configs, secret_reader())
+    read = secret_reader()
+    secrets = load_secrets(file, read)
+    providers = build_providers(configs, read)
     async with _live_bus(settings, alone) as live:
         database = Database(settings.database, live.wake)
         try:
@@ -68,6 +72,7 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 live=live,
                 providers=providers,
                 tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
+                secrets=secrets,
                 routes=routes(configs),
                 queues=file.queues,
             )

@@ -29,6 +29,7 @@ def reference() -> str:
         "Vendors' keys keep the vendors' names: `ANTHROPIC_API_KEY`, `OPENAI_API_KEY`, or what `api_key_env` names "
         "in `perdure.toml`.",
         "## perdure.toml",
+        '`[secrets] NAME = { env = "VARIABLE" }` gives a secret the name by which agents use it. '
         "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with "
         "Python modules "
         'of your own tools, and `fetch_allow_hosts = ["host:port"]`. Unknown keys are errors. '

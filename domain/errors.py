@@ -2,7 +2,8 @@
 
 PerdureError
 ├── Invalid                 what the caller sent cannot be used            422
-│   └── MalformedCursor     a page or stream cursor is not one of ours     400
+│   ├── MalformedCursor     a page or stream cursor is not one of ours     400
+│   └── UnknownSecret       no secret of that name is configured           422
 ├── Unauthenticated         no key, or a wrong one                         401
 ├── Forbidden               the key lacks a scope                          403
 ├── NotFound                no such thing in this workspace                404
@@ -53,6 +54,10 @@ class Invalid(PerdureError):
 
 class MalformedCursor(PerdureError):
     code, status, title = "malformed_cursor", 400, "Malformed cursor"
+
+
+class UnknownSecret(Invalid):
+    code, title = "unknown_secret", "No such secret"
 
 
 class BadRequest(PerdureError):
