@@ -14,6 +14,7 @@ from api.services.runs import RunService
 from api.state import Service
 from api.tail import Tails
 from domain.ids import new_id
+from domain.secrets import Secrets
 from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
@@ -59,6 +60,7 @@ def create_app(
     client: RunClient,
     providers: Providers,
     tools: Tools,
+    secrets: Secrets,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
 ) -> FastAPI:
@@ -71,7 +73,7 @@ def create_app(
         live=live,
         client=client,
         runs=RunService(client, live, routes),
-        catalog=Catalog(providers, tools),
+        catalog=Catalog(providers, tools, secrets),
         tails=tails,
         temporal_ui=temporal_ui,
         version=release,

@@ -170,6 +170,7 @@ async def _serve(
         client=runs,
         providers=everything.providers,
         tools=everything.tools,
+        secrets=everything.secrets,
         routes=everything.routes,
         temporal_ui=temporal_ui,
     )

@@ -82,10 +82,26 @@ class CustomTool(Strict):
     permission_policy: PermissionPolicy | None = None
 
 
-AgentTool = Annotated[Toolset | FunctionTool | CustomTool, Field(discriminator="type")]
+class HttpTool(Strict):
+    """An endpoint of the agent's owner as a tool: each call is a POST to `url`, signed with the secret of that name."""
+
+    type: Literal["http"] = "http"
+    name: ToolName
+    description: str = Field(min_length=1, max_length=10_000)
+    input_schema: InputSchema
+    url: str = Field(max_length=2_000, pattern=r"^https?://[^\s/?#@\\]+([/?][^\s#\\]*)?$")
+    effect: Literal["read", "idempotent", "once"] = "once"
+    """What repeating a call means: see docs/how-to/add-a-tool.md."""
+    timeout_seconds: float = Field(default=30, gt=0, le=600, allow_inf_nan=False)
+    secret: str | None = Field(default=None, max_length=64)
+    """The name of an operator's secret; None: calls are not signed."""
+    permission_policy: PermissionPolicy | None = None
 
 
-def names_of(tool: Toolset | FunctionTool | CustomTool) -> str:
+AgentTool = Annotated[Toolset | FunctionTool | CustomTool | HttpTool, Field(discriminator="type")]
+
+
+def names_of(tool: Toolset | FunctionTool | CustomTool | HttpTool) -> str:
     """What may stand only once in an agent's list."""
     return tool.type if isinstance(tool, Toolset) else tool.name
 

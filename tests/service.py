@@ -115,6 +115,7 @@ class ServiceThread:
                 client=runs,
                 providers=self.parts.providers,
                 tools=self.parts.tools,
+                secrets=self.parts.secrets,
                 routes=self.parts.routes,
                 temporal_ui=None,
             )

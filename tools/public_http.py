@@ -17,6 +17,10 @@ MAX_ADDRESSES = 3
 CONNECT_SECONDS = 5.0
 
 
+class BrokeOff(ToolFailed):
+    """The request went out, perhaps, and no whole answer came back."""
+
+
 class PublicHttp:
     """`allow_hosts` are the `host:port` an operator exempts from the check for public addresses."""
 
@@ -60,12 +64,12 @@ class PublicHttp:
                     failure = str(error) or "it does not answer"
                     continue
                 except httpx2.HTTPError as error:
-                    raise ToolFailed(f"{subject}: {error or type(error).__name__}") from error
+                    raise BrokeOff(f"{subject}: {str(error) or type(error).__name__}") from error
                 try:
                     yield response
                     return
                 except httpx2.HTTPError as error:
-                    raise ToolFailed(f"{subject}: the answer broke off: {error or type(error).__name__}") from error
+                    raise BrokeOff(f"{subject}: the answer broke off: {str(error) or type(error).__name__}") from error
                 finally:
                     await response.aclose()
         raise ToolFailed(f"{subject}: cannot connect: {failure}")
@@ -82,7 +86,7 @@ class PublicHttp:
         allowed = f"{host.lower()}:{port}" in self._allow_hosts
         usable = [address for address in addresses if allowed or is_public(address)]
         if not usable:
-            raise ToolFailed(f"{host}: not a public address, which is all that may be fetched")
+            raise ToolFailed(f"{host}: not a public address, which is all that may be reached")
         return usable[:MAX_ADDRESSES]
 
 
@@ -98,7 +102,7 @@ def web_address(text: str) -> httpx2.URL:
 def checked(url: httpx2.URL) -> httpx2.URL:
     """The address itself. Raises ToolFailed where it is no plain http or https address."""
     if url.scheme not in ("http", "https"):
-        raise ToolFailed("only http and https addresses can be fetched")
+        raise ToolFailed("only http and https addresses can be used")
     if url.userinfo:
         raise ToolFailed("the address must not contain a user name or password")
     if not url.host or not 1 <= (url.port or 80) <= 65_535:
@@ -127,5 +131,5 @@ async def read_body(response: httpx2.Response, max_bytes: int, subject: str) -> 
         if len(body) > max_bytes or received > max_bytes:
             return bytes(body[:max_bytes]), True
     if unpack and not unpack.eof:
-        raise ToolFailed(f"{subject}: the answer broke off")
+        raise BrokeOff(f"{subject}: the answer broke off")
     return bytes(body), False

@@ -17,6 +17,7 @@ from tools.files import Edit, Read, Write
 from tools.find import Glob, Grep
 from tools.functions import PythonFunction
 from tools.web_fetch import WebFetch
+from tools.web_search import WebSearch
 
 MAX_FAULTS = 10
 
@@ -28,9 +29,10 @@ class Waiting(Protocol):
     waits_for: WaitKind
 
 
-def builtin_tools(allow_hosts: frozenset[str] = frozenset()) -> tuple[Tool, ...]:
-    """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public."""
-    return Read(), Write(), Edit(), Glob(), Grep(), WebFetch(allow_hosts), AskUser()
+def builtin_tools(allow_hosts: frozenset[str] = frozenset(), search: WebSearch | None = None) -> tuple[Tool, ...]:
+    """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public;
+    `search`: the tool for it, where the operator configured one."""
+    return Read(), Write(), Edit(), Glob(), Grep(), WebFetch(allow_hosts), *((search,) if search else ()), AskUser()
 
 
 def load_functions(modules: Sequence[str]) -> tuple[Tool, ...]:

@@ -1,20 +1,24 @@
 """What an agent may name: providers, models and tools. Checked when the agent is made, not when it runs."""
 
-from domain.agent_tools import FunctionTool, Toolset
+from domain.agent_tools import TOOLSET_TOOLS, FunctionTool, HttpTool, Toolset
 from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
+from domain.secrets import Secrets
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
+from tools.http_tools import faults
 from tools.registry import Tools
+from tools.web_search import WebSearch
 
 
 class Catalog:
-    def __init__(self, providers: Providers, tools: Tools) -> None:
+    def __init__(self, providers: Providers, tools: Tools, secrets: Secrets) -> None:
         self.providers = providers
         self.tools = tools
+        self.secrets = secrets
 
     async def check(self, config: AgentConfig) -> None:
-        """Raises Invalid, with the known ones, for a provider, model or tool that does not exist."""
+        """Raises Invalid, with the known ones, for a provider, model, tool or secret that does not exist."""
         name = config.model.provider
         if name not in self.providers.names:
             raise _unknown("/model", f"provider {name!r}", self.providers.names)
@@ -30,12 +34,19 @@ class Catalog:
                     self._check_tool(wanted, f"/tools/{index}")
                 case Toolset(configs=configs):
                     for entry in configs:
-                        self._check_tool(entry.name, f"/tools/{index}/configs")
+                        if entry.enabled or entry.name not in TOOLSET_TOOLS:  # to do without what is not there is fine
+                            self._check_tool(entry.name, f"/tools/{index}/configs")
+                case HttpTool():
+                    if found := faults(tool, self.secrets, f"/tools/{index}"):
+                        raise Invalid(f"{tool.name}: {found[0].detail}", *found)
                 case _:
                     pass
 
     def _check_tool(self, name: str, pointer: str) -> None:
         if self.tools.get(name) is None:
+            if name == WebSearch.name:
+                detail = "There is no web search here: the operator has set up none ([tools.web_search] in perdure.toml)."
+                raise Invalid(detail, Pointer(pointer=pointer, detail=detail))
             raise _unknown(pointer, f"tool {name!r}", self.tools.names)
 
 
