@@ -11,8 +11,35 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Invalid
 from domain.secrets import Secrets
-from providers.config import EnvName, ProviderConfig, presets
+from providers.config import BaseUrl, EnvName, ProviderConfig, presets
 from tools.mcp.config import McpCommand
+
+
+class _SearchSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_results: int = Field(default=5, ge=1, le=20)
+    """What a search shows at most."""
+
+
+class SearXNGSettings(_SearchSettings):
+    backend: Literal["searxng"] = "searxng"
+    base_url: BaseUrl
+    """`http://localhost:8888`, without `/search`."""
+
+
+class BraveSettings(_SearchSettings):
+    backend: Literal["brave"] = "brave"
+    base_url: BaseUrl = "https://api.search.brave.com"
+    api_key_env: EnvName = "BRAVE_API_KEY"
+    """The name of a variable, never the key."""
+
+
+class TavilySettings(_SearchSettings):
+    backend: Literal["tavily"] = "tavily"
+    base_url: BaseUrl = "https://api.tavily.com"
+    api_key_env: EnvName = "TAVILY_API_KEY"
+    """The name of a variable, never the key."""
 
 
 class ToolSettings(BaseModel):
@@ -21,8 +48,9 @@ class ToolSettings(BaseModel):
     modules: tuple[str, ...] = ()
     """Python modules with functions decorated by `tools.functions.function_tool`."""
     fetch_allow_hosts: frozenset[str] = frozenset()
-    """`host:port` pairs that `web_fetch` may reach although their addresses are private."""
-
+    """`host:port` pairs that `web_fetch` and HTTP tools may reach although their addresses are private."""
+    web_search: SearXNGSettings | BraveSettings | TavilySettings | None = Field(default=None, discriminator="backend")
+    """Where `web_search` asks. Without it there is no such tool."""
     mcp_allow_hosts: frozenset[str] = frozenset()
     """`host:port` pairs under which agents' MCP servers may be although their addresses are private, or not https."""
 

@@ -15,6 +15,7 @@ from api.services.runs import RunService
 from api.state import Service
 from api.tail import Tails
 from domain.ids import new_id
+from domain.secrets import Secrets
 from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
@@ -62,6 +63,7 @@ def create_app(
     providers: Providers,
     tools: Tools,
     mcp: McpTools,
+    secrets: Secrets,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
 ) -> FastAPI:
@@ -75,7 +77,7 @@ def create_app(
         client=client,
         runs=RunService(client, live, routes),
         answers=AnswerService(client),
-        catalog=Catalog(providers, tools, mcp),
+        catalog=Catalog(providers, tools, mcp, secrets),
         tails=tails,
         temporal_ui=temporal_ui,
         version=release,

@@ -171,6 +171,7 @@ async def _serve(
         providers=everything.providers,
         tools=everything.tools,
         mcp=everything.mcp,
+        secrets=everything.secrets,
         routes=everything.routes,
         temporal_ui=temporal_ui,
     )

@@ -11,10 +11,13 @@ from api.app import ROUTERS
 from domain import errors
 from domain.events import EventPayload
 from domain.keys import SCOPES
+from domain.tools import Tool
 from providers.config import AnthropicConfig, CommandConfig, OpenAICompatibleConfig, ScriptedConfig, presets
-from settings import Settings
+from settings import BraveSettings, SearXNGSettings, Settings, TavilySettings
 from tools.mcp.config import McpCommand
 from tools.registry import builtin_tools
+from tools.search_backends import SearXNG
+from tools.web_search import WebSearch
 
 REFERENCE = Path(__file__).parent / "reference.md"
 
@@ -38,8 +41,9 @@ def reference() -> str:
         *(_provider(config) for config in (AnthropicConfig, OpenAICompatibleConfig, CommandConfig, ScriptedConfig)),
         "### [mcp.NAME]",
         _keys(McpCommand),
+        *(_search(config) for config in (SearXNGSettings, BraveSettings, TavilySettings)),
         "## Built-in tools",
-        _table(("tool", "effect", "what it does"), [(f"`{t.name}`", t.effect.value, t.description) for t in builtin_tools()]),
+        _table(("tool", "effect", "what it does"), [(f"`{t.name}`", t.effect.value, t.description) for t in _builtin()]),
         "## HTTP",
         _table(("operation", "", "what it does"), _operations()),
         "Scopes of keys: " + ", ".join(f"`{scope}`" for scope in SCOPES) + ".",
@@ -53,6 +57,10 @@ def reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _builtin() -> tuple[Tool, ...]:
+    return builtin_tools(search=WebSearch(SearXNG("http://localhost:8888"), 5))
+
+
 def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
     variable = field.validation_alias if isinstance(field.validation_alias, str) else f"PERDURE_{name.upper()}"
     default = "" if field.default is None else f"`{field.default}`"
@@ -61,6 +69,10 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
 
 def _provider(config: Any) -> str:
     return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _keys(config)
+
+
+def _search(config: Any) -> str:
+    return f'### [tools.web_search] backend = "{config.model_fields["backend"].default}"\n\n' + _keys(config)
 
 
 def _keys(config: Any) -> str:

@@ -126,7 +126,23 @@ class McpToolset(Strict):
         return self
 
 
-AnyTool = Toolset | FunctionTool | CustomTool | McpToolset
+class HttpTool(Strict):
+    """An endpoint of the agent's owner as a tool: each call is a POST to `url`, signed with the secret of that name."""
+
+    type: Literal["http"] = "http"
+    name: ToolName
+    description: str = Field(min_length=1, max_length=10_000)
+    input_schema: InputSchema
+    url: str = Field(max_length=2_000, pattern=r"^https?://[^\s/?#@\\]+([/?][^\s#\\]*)?$")
+    effect: Literal["read", "idempotent", "once"] = "once"
+    """What repeating a call means: see docs/how-to/add-a-tool.md."""
+    timeout_seconds: float = Field(default=30, gt=0, le=600, allow_inf_nan=False)
+    secret: str | None = Field(default=None, max_length=64)
+    """The name of an operator's secret; None: calls are not signed."""
+    permission_policy: PermissionPolicy | None = None
+
+
+AnyTool = Toolset | FunctionTool | CustomTool | HttpTool | McpToolset
 AgentTool = Annotated[AnyTool, Field(discriminator="type")]
 
 

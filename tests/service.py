@@ -116,6 +116,7 @@ class ServiceThread:
                 providers=self.parts.providers,
                 tools=self.parts.tools,
                 mcp=self.parts.mcp,
+                secrets=self.parts.secrets,
                 routes=self.parts.routes,
                 temporal_ui=None,
             )

@@ -19,6 +19,7 @@ from tools.functions import PythonFunction
 from tools.plan import Plan
 from tools.waiting import SleepUntil, WaitForEvent
 from tools.web_fetch import WebFetch
+from tools.web_search import WebSearch
 
 MAX_FAULTS = 10
 
@@ -32,9 +33,11 @@ class Waiting(Protocol):
         ...
 
 
-def builtin_tools(allow_hosts: frozenset[str] = frozenset()) -> tuple[Tool, ...]:
-    """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public."""
-    return Read(), Write(), Edit(), Glob(), Grep(), WebFetch(allow_hosts), Plan(), AskUser(), SleepUntil(), WaitForEvent()
+def builtin_tools(allow_hosts: frozenset[str] = frozenset(), search: WebSearch | None = None) -> tuple[Tool, ...]:
+    """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public;
+    `search`: the tool for it, where the operator configured one."""
+    web = (WebFetch(allow_hosts), *((search,) if search else ()))
+    return Read(), Write(), Edit(), Glob(), Grep(), *web, Plan(), AskUser(), SleepUntil(), WaitForEvent()
 
 
 def load_functions(modules: Sequence[str]) -> tuple[Tool, ...]:
