@@ -1,0 +1,421 @@
+"""The program that runs one command for the shell tool, watches it, and leaves nothing of it behind.
+
+`Sandbox` in tools/sandbox.py starts this file by its path, writes an `Order` on its standard input and reads a `Report` from its
+standard output. The input stays open: once it is closed, because the call was cancelled or the worker died, the command's
+whole tree is killed. As a process of its own it outlives the worker for that moment, and its looking at /proc and at the
+directory holds up nobody's event loop. Linux and the standard library only: it starts in about 20 ms and sees neither our
+modules nor the service's environment.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple, TypedDict
+
+LOOK_SECONDS = 0.1
+DISK_SECONDS = 0.5
+MAX_DEPTH = 100
+HEAD_BYTES = 20_000
+TAIL_BYTES = 30_000
+SPARE_DISK_BYTES = 1 << 30
+"""What a command leaves free on the disk, or half of what was free when it began."""
+MOUNT_POINT = "/mnt"
+"""Where a directory is found by a command that runs as another user, who cannot pass through the folders above it."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 38, 36
+_CLONE_NEWNS = 0x20000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+
+class Limits(TypedDict):
+    seconds: float
+    cpu_seconds: int
+    """Of all processes together."""
+    memory_bytes: int
+    """Of all processes together, and of each."""
+    processes: int
+    """And threads."""
+    directory_bytes: int
+    directory_entries: int
+    tmp_entries: int
+
+
+class Order(TypedDict):
+    argv: list[str]
+    environment: dict[str, str]
+    directory: str
+    hidden: str
+    """A folder at the top of the directory that does not count."""
+    user: int | None
+    """Run it as this user (and group): the directory is handed over, and mounted at `MOUNT_POINT`. Takes root."""
+    descriptors: list[int]
+    """Left open for the command."""
+    status: int | None
+    """A file in which bubblewrap writes what became of it (`--json-status-fd`)."""
+    limits: Limits
+
+
+class Report(TypedDict):
+    exit_code: int | None
+    ended: str | None
+    """Which limit ended it: `time cpu memory processes disk files depth full`; None when it ended by itself."""
+    begun: bool
+    """False: the sandbox could not be set up, and `head` says why."""
+    head: str
+    tail: str
+    cut_bytes: int
+    """Left out between the two."""
+    over: bool
+    """The directory holds more than it may."""
+
+
+class _Ended(Exception):
+    """The command is to be killed; why."""
+
+
+class _Used(NamedTuple):
+    bytes: int
+    entries: int
+
+
+class _Output:
+    """What was printed: its beginning and its end."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._cut = 0
+
+    def add(self, data: bytes) -> None:
+        room = HEAD_BYTES - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:] if room > 0 else data
+        if len(self._tail) > 2 * TAIL_BYTES:
+            self._shorten()
+
+    def report(self) -> tuple[str, str, int]:
+        self._shorten()
+        if not self._cut:  # the boundary may be in the middle of a character
+            return (self._head + self._tail).decode("utf-8", "replace"), "", 0
+        return self._head.decode("utf-8", "replace"), self._tail.decode("utf-8", "replace"), self._cut
+
+    def _shorten(self) -> None:
+        if (more := len(self._tail) - TAIL_BYTES) > 0:
+            del self._tail[:more]
+            self._cut += more
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """All descendants of a process. Orphans are among them: they are handed up to the sandbox's first process, or to us."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for task in tasks:
+        with suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as file:
+            for child in file.read().split():
+                yield int(child)
+                yield from _tree(int(child))
+
+
+def _look_at_processes(limits: Limits) -> None:
+    """Raises _Ended where they use too much together."""
+    cpu = threads = resident = 0
+    pids = list(_tree(os.getpid()))
+    for pid in pids:
+        with suppress(OSError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+            cpu += sum(map(int, fields[11:15]))  # with that of children that are over
+            threads += int(fields[17])
+            resident += int(fields[21])
+    if cpu / _TICKS > limits["cpu_seconds"]:
+        raise _Ended("cpu")
+    if threads >= limits["processes"]:
+        raise _Ended("processes")
+    # What is shared counts for each of them: only when it looks too much is it worth the slower, exact account.
+    if resident * _PAGE > limits["memory_bytes"] and sum(map(_proportional, pids)) > limits["memory_bytes"]:
+        raise _Ended("memory")
+
+
+def _proportional(pid: int) -> int:
+    """Bytes of memory of a process, its share of what it shares."""
+    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+        for line in file:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _open_folder(name: str, parent: int) -> int:
+    """Also one that its owner has locked: what is in it counts."""
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except PermissionError:
+        itself = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{itself}", 0o700)
+        finally:
+            os.close(itself)
+        return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def _measure(folder: int, order: Order, most: _Used, used: _Used, depth: int, hand_over: bool = False) -> _Used:
+    """Add up what is in a folder. Raises _Ended above `most`."""
+    for name in os.listdir(folder):
+        if not depth and name == order["hidden"]:
+            continue
+        try:
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            continue  # it is gone
+        if hand_over and order["user"] is not None and status.st_uid != order["user"]:
+            os.chown(name, order["user"], order["user"], dir_fd=folder, follow_symlinks=False)
+        used = _Used(used.bytes + status.st_size * stat.S_ISREG(status.st_mode), used.entries + 1)
+        if used.bytes > most.bytes:
+            raise _Ended("disk")
+        if used.entries > most.entries:
+            raise _Ended("files")
+        if stat.S_ISDIR(status.st_mode):
+            if depth >= MAX_DEPTH:
+                raise _Ended("depth")
+            try:
+                inner = _open_folder(name, folder)
+            except OSError:
+                continue
+            try:
+                used = _measure(inner, order, most, used, depth + 1, hand_over)
+            finally:
+                os.close(inner)
+    return used
+
+
+def _unlinked_bytes() -> int:
+    """The size of files that have no name any more but are open: they fill the disk all the same."""
+    found: dict[tuple[int, int], int] = {}
+    for pid in _tree(os.getpid()):
+        with suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                        found[status.st_dev, status.st_ino] = status.st_size
+    return sum(found.values())
+
+
+class _Disk:
+    """The directory, which a command may fill as far as its quota goes."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._folder = os.open(order["directory"], _FOLDER)
+        limits = order["limits"]
+        self._quota = _Used(limits["directory_bytes"], limits["directory_entries"])
+        if order["user"] is not None:
+            os.chown(self._folder, order["user"], order["user"])
+        everything = _Used(sys.maxsize, sys.maxsize)
+        before = self._measured(everything, hand_over=True)
+        # A command that begins in a full directory must be able to delete.
+        self._most = _Used(max(self._quota.bytes, before.bytes), max(self._quota.entries, before.entries))
+        self._spare = min(SPARE_DISK_BYTES, self._free() // 2)
+        self._next = 0.0
+
+    def look(self, sandbox: int | None) -> None:
+        """Raises _Ended. `sandbox`: the sandbox's first process, through which its file systems can be seen."""
+        began = time.monotonic()
+        if began < self._next:
+            return
+        if self._free() < self._spare:
+            raise _Ended("full")
+        used = self._measured(self._most)
+        if used.bytes + _unlinked_bytes() > self._most.bytes:
+            raise _Ended("disk")
+        if sandbox is not None:
+            with suppress(OSError):
+                tmp = os.statvfs(f"/proc/{sandbox}/root/tmp")
+                if tmp.f_files - tmp.f_ffree > self._order["limits"]["tmp_entries"]:
+                    raise _Ended("files")
+        # Looking costs what there is: never more than a tenth of the time.
+        self._next = began + max(DISK_SECONDS, 10 * (time.monotonic() - began))
+
+    def over(self) -> bool:
+        try:
+            self._measured(self._quota)
+        except _Ended:
+            return True
+        return False
+
+    def _measured(self, most: _Used, hand_over: bool = False) -> _Used:
+        try:
+            return _measure(self._folder, self._order, most, _Used(0, 0), 0, hand_over)
+        except OSError:  # a folder went away while it was looked at
+            return _Used(0, 0)
+
+    def _free(self) -> int:
+        found = os.fstatvfs(self._folder)
+        return found.f_bavail * found.f_frsize
+
+
+def _start(order: Order, output: int) -> int:
+    """Fork and execute; the process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        for descriptor in order["descriptors"]:
+            os.set_inheritable(descriptor, True)
+        _limit(order["limits"])
+        directory = order["directory"]
+        if order["user"] is not None:
+            _become(order["user"], directory)
+            directory = MOUNT_POINT
+        os.chdir(directory)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        os.execve(order["argv"][0], order["argv"], order["environment"])
+    except BaseException as error:  # noqa: BLE001 - after the fork there is nobody else to say it
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def _limit(limits: Limits) -> None:
+    for name, value in (
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
+        (resource.RLIMIT_DATA, limits["memory_bytes"]),
+        (resource.RLIMIT_FSIZE, limits["directory_bytes"]),
+        (resource.RLIMIT_NOFILE, 1024),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(name)
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(name, (most, most))
+    # Where memory runs out all the same, this goes before the service does.
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _become(user: int, directory: str) -> None:
+    """Give up root for good, with the directory mounted where that user can reach it, for this process only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for done in (
+        lambda: libc.unshare(_CLONE_NEWNS),
+        lambda: libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None),
+        lambda: libc.mount(os.fsencode(directory), MOUNT_POINT.encode(), None, ctypes.c_ulong(_MS_BIND), None),
+    ):
+        if done():
+            code = ctypes.get_errno()
+            raise OSError(code, f"{os.strerror(code)} (root here may not mount: run the worker as an ordinary user)")
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _first_process(order: Order) -> tuple[int | None, bool]:
+    """The sandbox's first process, and whether the command in it has ended; from what bubblewrap wrote, a JSON object a line."""
+    if order["status"] is None:
+        return None, True
+    found: dict[str, int] = {}
+    for line in os.pread(order["status"], 10_000, 0).splitlines():
+        with suppress(ValueError):
+            found.update(json.loads(line))
+    return found.get("child-pid"), "exit-code" in found
+
+
+def _watch(order: Order, disk: _Disk, pid: int, reading: int, output: _Output) -> None:
+    """Until the command has ended. Raises _Ended when it is to be."""
+    deadline = time.monotonic() + order["limits"]["seconds"]
+    child = os.pidfd_open(pid)
+    waiting = [0, reading, child]
+    next_look = 0.0
+    while True:
+        ready, _, _ = select.select(waiting, [], [], LOOK_SECONDS)
+        if reading in ready:
+            data = os.read(reading, 1 << 16)
+            output.add(data)
+            if not data:
+                waiting.remove(reading)
+        if child in ready:
+            return
+        if 0 in ready:
+            raise _Ended("stopped")
+        if (now := time.monotonic()) > deadline:
+            raise _Ended("time")
+        if now >= next_look:
+            _look_at_processes(order["limits"])
+            disk.look(_first_process(order)[0])
+            next_look = time.monotonic() + LOOK_SECONDS
+
+
+def _kill(pid: int) -> int:
+    """Kill all that is left, and wait until it is gone; the wait status of the process `pid`."""
+    ending = 0
+    while True:
+        for descendant in _tree(os.getpid()):
+            with suppress(OSError):
+                os.kill(descendant, signal.SIGKILL)
+        try:
+            reaped, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ending
+        if reaped == pid:
+            ending = status
+        if not reaped:
+            time.sleep(0.005)
+
+
+def run(order: Order) -> Report:
+    """Run the command to its end, or until it is ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    disk = _Disk(order)
+    reading, writing = os.pipe()
+    pid = _start(order, writing)
+    os.close(writing)
+    output, ended = _Output(), None
+    try:
+        _watch(order, disk, pid, reading, output)
+    except _Ended as reason:
+        ended = str(reason)
+    # First the command's own end, then what it left behind: killed before, it would count as a failure.
+    status = _kill(pid)
+    while data := os.read(reading, 1 << 16):
+        output.add(data)
+    head, tail, cut = output.report()
+    code = os.waitstatus_to_exitcode(status)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if ended is None and spent.ru_utime + spent.ru_stime >= order["limits"]["cpu_seconds"]:
+        ended = "cpu"  # a single process is ended by the kernel, before we look
+    begun = ended is not None or _first_process(order)[1]
+    return Report(exit_code=code, ended=ended, begun=begun, head=head, tail=tail, cut_bytes=cut, over=disk.over())
+
+
+def _main() -> None:
+    line = b""
+    while not line.endswith(b"\n"):  # read without a buffer: the end of the input is waited for with select()
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            return
+        line += piece
+    order: Order = json.loads(line)
+    json.dump(run(order), sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()
