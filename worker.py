@@ -16,6 +16,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.model import ModelActivities
+from activities.recall import Recall
 from activities.records import RecordActivities
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
@@ -28,7 +29,9 @@ from providers.registry import Providers, build_providers
 from settings import Settings, secret_reader
 from storage.database import Database
 from storage.starts import Route
+from tools.custom import CustomTools
 from tools.registry import Tools, builtin_tools, load_functions
+from tools.toolbox import Toolbox
 from workflows.agent_run import AgentRun
 from workflows.client import RunClient
 from workflows.runner import workflow_runner
@@ -127,8 +130,9 @@ async def working(
     """
     main = parts.settings.task_queue
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
-    model = ModelActivities(parts.database, parts.live, parts.providers, parts.tools, _slots(parts.providers))
-    tools = ToolActivities(parts.database, parts.tools, parts.settings.files)
+    recall, toolbox = Recall(), Toolbox((parts.tools, CustomTools()))
+    model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
+    tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
     sweep = SweepActivities(parts.database, client, runs, parts.routes)

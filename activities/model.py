@@ -23,7 +23,7 @@ from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
 from storage.journal import Draft
-from tools.registry import Tools
+from tools.toolbox import Toolbox
 
 
 @dataclass
@@ -76,15 +76,16 @@ class ModelActivities:
         database: Database,
         live: LiveBus,
         providers: Providers,
-        tools: Tools,
+        recall: Recall,
+        toolbox: Toolbox,
         slots: Mapping[str, asyncio.Semaphore],
     ) -> None:
         self._database = database
         self._live = live
         self._providers = providers
-        self._tools = tools
+        self._recall = recall
+        self._toolbox = toolbox
         self._slots = slots
-        self._recall = Recall()
 
     @activity.defn(name="model.complete")
     async def complete(self, call: CompleteInput) -> CompleteResult:
@@ -92,7 +93,7 @@ class ModelActivities:
 
         A worker that shuts down hands the call back, as a result: an error would use up one of the call's attempts.
         """
-        records = CallRecords(self._database, self._recall, self._tools, self._providers, call, activity.info().attempt)
+        records = CallRecords(self._database, self._recall, self._toolbox, self._providers, call, activity.info().attempt)
         slot = self._slots[call.provider]
         try:
             async with heartbeating():

@@ -1,7 +1,7 @@
 """What a model call reads and writes: three short transactions around the provider's stream."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from pydantic import JsonValue
@@ -32,13 +32,14 @@ from domain.events import (
 )
 from domain.ids import new_id
 from domain.runs import RunError, RunStatus
+from domain.tools import OfferedTool
 from domain.usage import Usage, cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, last_of_type, written
 from storage.runs import Runs
-from tools.registry import Tools
+from tools.toolbox import Toolbox
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
 _HANDED_BACK = RunError(code="handed_back", message="The worker shut down during the call: it is made again.", retryable=True)
@@ -51,14 +52,15 @@ class CallRecords:
         self,
         database: Database,
         recall: Recall,
-        tools: Tools,
+        toolbox: Toolbox,
         providers: Providers,
         call: CompleteInput,
         attempt: int,
     ) -> None:
         self._database = database
         self._recall = recall
-        self._tools = tools
+        self._toolbox = toolbox
+        self._tools: Mapping[str, OfferedTool] = {}
         self._providers = providers
         self._call = call
         self._before = call.before or Tries()
@@ -109,6 +111,7 @@ class CallRecords:
         # since does not matter, for it enters the context at a later call's start.
         config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         messages = await self._recall.messages(self._database, call.session_id)
+        self._tools = await self._toolbox.of(config)
         self._model = config.model.id
         return config.model, self._request(config, messages)
 
@@ -121,9 +124,9 @@ class CallRecords:
             if text is not None:
                 drafts.append(text)
             if isinstance(block, ToolUse):
-                use = Draft(AgentToolUse(name=block.name, input=block.input, malformed=block.malformed))
+                use = self._use(block)
                 drafts.append(use)
-                if self._tools.waits_for(block.name) == "input":
+                if (use.private or {}).get("waits_for") == "input":
                     drafts.append(Draft(AgentQuestion(tool_use_id=use.id, question=_question(block.input))))
         cost = self._cost(completion)
         end = ModelRequestEnd(
@@ -227,12 +230,11 @@ class CallRecords:
             return events
 
     def _request(self, config: AgentConfig, messages: tuple[Message, ...]) -> CompletionRequest:
-        allowed = [name for name in self._tools.names if config.allows(name, self._tools.is_builtin(name))]
         return CompletionRequest(
             model=config.model.name,
             messages=messages,
             system=config.system,
-            tools=self._tools.specs(allowed),
+            tools=tuple(tool.spec for tool in self._tools.values()),
             max_output_tokens=self._call.max_output_tokens,
             options=config.model.options,
             attempt=self._attempt,
@@ -246,18 +248,19 @@ class CallRecords:
         return CompleteResult.model_validate(
             {
                 "stop": stop,
-                "tools": [self._tool_ref(e.id, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse)],
+                "tools": [_tool_ref(e, e.payload.name) for e in events if isinstance(e.payload, AgentToolUse)],
                 "output_tokens": end.payload.model_usage.output_tokens,
                 "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
             }
         )
 
-    def _tool_ref(self, id: str, name: str) -> ToolRef:
-        tool = self._tools.get(name)
-        timeout = ToolRef.model_fields["timeout_seconds"].default if tool is None else tool.timeout_seconds
-        return ToolRef.model_validate(
-            {"id": id, "name": name, "timeout_seconds": timeout, "waits_for": self._tools.waits_for(name)}
-        )
+    def _use(self, block: ToolUse) -> Draft:
+        """What was decided about a tool use is kept with it: whoever reads the answer again must decide the same."""
+        tool = self._tools.get(block.name)
+        private: dict[str, JsonValue] | None = None
+        if tool is not None:
+            private = {"timeout_seconds": tool.timeout_seconds, "waits_for": tool.waits_for}
+        return Draft(AgentToolUse(name=block.name, input=block.input, malformed=block.malformed), private=private)
 
     def _cost(self, completion: Completion) -> int | None:
         provider = self._model.partition(":")[0]
@@ -270,6 +273,10 @@ class CallRecords:
     @staticmethod
     def _journal(transaction: Transaction) -> Journal:
         return Journal(transaction.connection, transaction.appended)
+
+
+def _tool_ref(use: Event, name: str) -> ToolRef:
+    return ToolRef.model_validate({"id": use.id, "name": name, **(use.private or {})})
 
 
 def _question(arguments: dict[str, JsonValue]) -> str:

@@ -1,6 +1,7 @@
 """One tool call: runs the tool and appends its result. What a tool's repetition means is kept here."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeat import heartbeating, overdue, superseded, unbroken
 from activities.patience import patiently
+from activities.recall import Recall
 from domain.clock import now
 from domain.commands import ToolInput
 from domain.errors import NotFound, RunFinished
@@ -16,7 +18,8 @@ from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextC
 from domain.tools import Effect, ToolContext
 from storage.database import Database
 from storage.journal import Draft, Journal, read_one, written
-from tools.registry import ToolOutcome, Tools
+from storage.runs import Runs
+from tools.toolbox import Toolbox, ToolOutcome, call_tool, no_such_tool
 
 UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
@@ -29,9 +32,10 @@ CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown.
 class ToolActivities:
     """Tool calls. `files` holds a directory per workspace and session, the only one a tool may touch."""
 
-    def __init__(self, database: Database, tools: Tools, files: Path) -> None:
+    def __init__(self, database: Database, recall: Recall, toolbox: Toolbox, files: Path) -> None:
         self._database = database
-        self._tools = tools
+        self._recall = recall
+        self._toolbox = toolbox
         self._files = files
 
     @activity.defn(name="tools.run")
@@ -52,8 +56,10 @@ class ToolActivities:
             if activity.info().attempt > 1 and await written(connection, call.session_id, f"{prefix}/result"):
                 return
             use = await read_one(connection, call.session_id, call.tool_use_id)
+            run = await Runs(connection).standing(call.run_id)
         assert isinstance(use.payload, AgentToolUse)
-        tool = self._tools.get(use.payload.name)
+        tools = await self._toolbox.of(await self._recall.config(self._database, run.agent_id, run.agent_version))
+        tool = tools.get(use.payload.name)
         once = tool is not None and tool.effect is Effect.ONCE
         # Unbroken, so that a cancellation cannot leave it open whether this was written.
         lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
@@ -65,31 +71,33 @@ class ToolActivities:
             tool_use_id=use.id,
             directory=self._files / call.workspace_id / call.session_id,
         )
-        if lost:
+        if tool is None:
+            outcome = no_such_tool(use.payload.name, tools)
+        elif lost:
             outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
         else:
             try:
                 if activity.is_cancelled():  # while its start was being written
                     raise asyncio.CancelledError
-                outcome = await self._tools.run(use.payload.name, use.payload.input, use.payload.malformed, context)
+                outcome = await call_tool(tool, use.payload.input, use.payload.malformed, context)
             except asyncio.CancelledError:
                 details = activity.cancellation_details()
                 if details is not None and details.worker_shutdown:
-                    if tool is None or tool.effect is not Effect.ONCE:
+                    if tool.effect is not Effect.ONCE:
                         raise _handed_back() from None
                     outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
                 elif details is None or not details.cancel_requested:
                     raise
                 else:
-                    changes = tool is not None and tool.effect is not Effect.READ
-                    outcome = ToolOutcome(CANCELLED_EFFECT if changes else CANCELLED, is_error=True)
+                    outcome = ToolOutcome(CANCELLED if tool.effect is Effect.READ else CANCELLED_EFFECT, is_error=True)
         result = AgentToolResult(
             tool_use_id=use.id,
             content=(TextContent(text=outcome.content),),
             is_error=outcome.is_error,
             duration_ms=round((now() - began).total_seconds() * 1000),
         )
-        await unbroken(self._append(call, result, f"{prefix}/result", overdue(began)))
+        drafts = [*(Draft(event) for event in outcome.events), Draft(result)]
+        await unbroken(self._append(call, drafts, f"{prefix}/result", overdue(began)))
 
     async def _first_start(self, call: ToolInput, key: str) -> bool:
         """Write that a tool starts that must never start twice; False when an earlier attempt had written it."""
@@ -105,13 +113,12 @@ class ToolActivities:
             await journal.append(call.session_id, call.run_id, started, key=key, key_is_new=True)
             return True
 
-    async def _append(self, call: ToolInput, result: AgentToolResult, key: str, may_be_there: bool) -> None:
+    async def _append(self, call: ToolInput, drafts: Sequence[Draft], key: str, may_be_there: bool) -> None:
         is_new = activity.info().attempt == 1 and not may_be_there
 
         async def append(first: bool) -> None:
             async with self._database.write() as transaction:
                 journal = Journal(transaction.connection, transaction.appended)
-                drafts = [Draft(result)]
                 await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=first and is_new)
 
         await patiently(append)

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, PlainSerializer
 
-from domain.agents import AgentVersion, Limits, Toolset
+from domain.agent_tools import ASKING, Toolset
+from domain.agents import AgentVersion, Limits
 from domain.clock import wire
 from domain.runs import AgentRef, Run, RunError, RunLinks, RunStatus, StopReason
 from domain.usage import Cost, Usage, cost_of
@@ -57,11 +58,20 @@ class Agent(BaseModel):
 
 
 def _toolset(toolset: Toolset) -> dict[str, Any]:
-    allow = {"permission_policy": {"type": "always_allow"}}
+    """With the policies that hold where none was said: the SDK needs them, and what is sent back must mean the same."""
+    default = toolset.default_config.permission_policy
+
+    def config(name: str) -> dict[str, Any]:
+        policy = toolset.policy(name) or ("always_ask" if name in ASKING else "always_allow")
+        return {"type": name, "name": name, "enabled": toolset.config(name).enabled, "permission_policy": {"type": policy}}
+
+    named = [config.name for config in toolset.configs]
+    unnamed = [name for name in ASKING if name not in named and default is None]
+    standard = {"type": "always_allow"} if default is None else default.model_dump()
     return {
         "type": toolset.type,
-        "default_config": {"enabled": toolset.default_config.enabled, **allow},
-        "configs": [{"type": c.name, "name": c.name, "enabled": c.enabled, **allow} for c in toolset.configs],
+        "default_config": {"enabled": toolset.default_config.enabled, "permission_policy": standard},
+        "configs": [config(name) for name in (*named, *unnamed)],
     }
 
 

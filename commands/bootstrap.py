@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from domain.agents import AgentConfig, Limits, ModelConfig, ToolConfig, ToolDefault, Toolset
+from domain.agent_tools import ToolConfig, ToolDefault, Toolset
+from domain.agents import AgentConfig, Limits, ModelConfig
 from domain.errors import ProviderAuth, ProviderError
 from domain.keys import SCOPES, new_key
 from providers.config import AnthropicConfig

@@ -6,21 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-TOOLSET = "agent_toolset_20260401"
-"""The `anthropic` package's name for the set of built-in tools."""
-
-TOOLSET_TOOLS = ("bash", "edit", "glob", "grep", "read", "web_fetch", "web_search", "write")
-"""The names that this toolset has in that package (types/beta/beta_managed_agents_agent_tool_config.py)."""
+from domain.agent_tools import AgentTool, names_of, spelled_out
+from domain.strict import Strict
 
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9_.-]*:\S{1,200}$")
 
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
-
-
-class Strict(BaseModel):
-    """What callers send: unknown members are refused, so that a misspelt limit is an error and not ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelConfig(BaseModel):
@@ -48,45 +39,6 @@ class ModelConfig(BaseModel):
         if not _MODEL.match(value):
             raise ValueError("a model is written provider:name, for example anthropic:claude-sonnet-5-5; see GET /v1/models")
         return value
-
-
-class AlwaysAllow(Strict):
-    """The one permission there is so far; taken so that what was read can be sent back."""
-
-    type: Literal["always_allow"]
-
-
-class ToolConfig(Strict):
-    name: str
-    type: str | None = None
-    enabled: bool = True
-    permission_policy: AlwaysAllow | None = None
-
-
-class ToolDefault(Strict):
-    enabled: bool = True
-    permission_policy: AlwaysAllow | None = None
-
-
-class Toolset(Strict):
-    """The built-in tools; `configs` switches single ones on or off against `default_config`."""
-
-    type: Literal["agent_toolset_20260401"] = TOOLSET
-    configs: tuple[ToolConfig, ...] = ()
-    default_config: ToolDefault = ToolDefault()
-
-    def enabled(self, name: str) -> bool:
-        return next((c.enabled for c in self.configs if c.name == name), self.default_config.enabled)
-
-
-class FunctionTool(Strict):
-    """A tool by its name: a Python function that the operator registered, or one built-in tool."""
-
-    type: Literal["function"] = "function"
-    name: str
-
-
-AgentTool = Annotated[Toolset | FunctionTool, Field(discriminator="type")]
 
 
 class Limits(Strict):
@@ -122,29 +74,15 @@ class AgentConfig(BaseModel):
         if isinstance(out.get("model"), str):
             out["model"] = {"id": out["model"]}
         if isinstance(out.get("tools"), list | tuple):
-            out["tools"] = _spelled_out(out["tools"])
+            out["tools"] = spelled_out(out["tools"])
         return out
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:
-        names = [t.name if isinstance(t, FunctionTool) else t.type for t in self.tools]
+        names = [names_of(tool) for tool in self.tools]
         if len(set(names)) != len(names):
             raise ValueError("a tool is listed twice")
         return self
-
-    def allows(self, tool: str, builtin: bool) -> bool:
-        """Whether this agent may call the tool of that name."""
-        return any(t.name == tool if isinstance(t, FunctionTool) else builtin and t.enabled(tool) for t in self.tools)
-
-
-def _spelled_out(tools: "list[Any] | tuple[Any, ...]") -> list[Any]:
-    """Bare names as tools: those of the toolset become one toolset with only them, in which any client can read them."""
-    names = [tool for tool in tools if isinstance(tool, str) and tool in TOOLSET_TOOLS]
-    out = [{"type": "function", "name": t} if isinstance(t, str) else t for t in tools if t not in names]
-    if names:
-        configs = [{"name": name, "enabled": True} for name in names]
-        out.insert(0, {"type": TOOLSET, "default_config": {"enabled": False}, "configs": configs})
-    return out
 
 
 class AgentVersion(BaseModel, frozen=True):

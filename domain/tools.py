@@ -1,11 +1,17 @@
-"""What a tool is: a name, a description, an argument model, and what repeating it means."""
+"""What a tool is: a name, a description, arguments, and what repeating it means. Where an agent's tools come from."""
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
+
+from domain.agent_tools import Policy
+from domain.agents import AgentConfig
+from domain.completions import ToolSpec
+from domain.events import EventPayload
 
 
 class Effect(StrEnum):
@@ -33,6 +39,14 @@ class ToolContext:
         return f"{self.run_id}/{self.tool_use_id}"
 
 
+@dataclass(frozen=True)
+class ToolAnswer:
+    """The text that the model reads, and events that are appended just before it, in the same transaction."""
+
+    text: str
+    events: tuple[EventPayload, ...] = ()
+
+
 class Tool(Protocol):
     """A function the model may call. Cancelling the call must stop what it started."""
 
@@ -41,7 +55,43 @@ class Tool(Protocol):
     arguments: type[BaseModel]
     effect: Effect
     timeout_seconds: float
+    asks: bool
+    """Whether a person is asked first, where the agent does not say."""
 
-    async def call(self, arguments: BaseModel, context: ToolContext) -> str:
-        """Do it and return the text that the model reads. Raises ToolFailed with what the model should know."""
+    async def call(self, arguments: BaseModel, context: ToolContext) -> str | ToolAnswer:
+        """Do it and return what the model reads. Raises ToolFailed with what the model should know."""
+        ...
+
+
+ToolCall = Callable[[Mapping[str, JsonValue], ToolContext], Awaitable[str | ToolAnswer]]
+"""Takes the arguments as the model wrote them, a JSON object that nobody has looked at. Raises ToolFailed."""
+
+WaitKind = Literal["input", "tool_result", "time", "event", "subagent"]
+"""What the workflow waits for instead of calling the tool."""
+
+
+@dataclass(frozen=True)
+class OfferedTool:
+    """A tool as one agent offers it to its model."""
+
+    spec: ToolSpec
+    effect: Effect
+    timeout_seconds: float
+    policy: Policy
+    call: ToolCall | None
+    """None: the workflow does it, see `waits_for`."""
+    waits_for: WaitKind | None = None
+    kind: Literal["tool", "custom", "mcp"] = "tool"
+    """Which type of event its use is written as."""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class ToolSource(Protocol):
+    """Where tools come from: the registry, an agent's own definitions, MCP servers …"""
+
+    async def offered(self, config: AgentConfig) -> Sequence[OfferedTool]:
+        """What it has for that agent; nothing that the agent has switched off. Never raises, and is fast."""
         ...

@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
-from domain.agents import Strict
 from domain.completions import (
     AnswerBlock,
     Block,
@@ -41,6 +40,7 @@ from domain.errors import (
     ProviderTruncated,
     ProviderUnavailable,
 )
+from domain.strict import Strict
 from domain.usage import Usage, estimate_tokens
 from providers.config import ScriptedConfig
 from providers.failures import MAX_PAUSE_SECONDS

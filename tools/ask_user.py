@@ -1,12 +1,10 @@
 """Built-in tool `ask_user`: a question to the person, whose answer is the tool's result."""
 
-from typing import Literal
-
 from pydantic import BaseModel, Field
 
-from domain.agents import Strict
 from domain.errors import ToolFailed
-from domain.tools import Effect, ToolContext
+from domain.strict import Strict
+from domain.tools import Effect, ToolContext, WaitKind
 
 
 class AskUserArguments(Strict):
@@ -21,7 +19,8 @@ class AskUser:
     arguments: type[BaseModel] = AskUserArguments
     effect = Effect.ONCE
     timeout_seconds = 1.0
-    waits_for: Literal["input"] = "input"
+    asks = False
+    waits_for: WaitKind = "input"
 
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         raise ToolFailed("nobody can be asked here")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from domain.agents import Strict
 from domain.errors import ToolFailed
+from domain.strict import Strict
 from domain.tools import Effect, ToolContext
 from tools.directory import MAX_WRITE_BYTES, Change, RunDirectory
 from tools.grep_process import is_binary
@@ -45,6 +45,7 @@ class Read:
     arguments: type[BaseModel] = ReadArguments
     effect = Effect.READ
     timeout_seconds = 30.0
+    asks = False
 
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         assert isinstance(arguments, ReadArguments)
@@ -60,6 +61,7 @@ class Write:
     arguments: type[BaseModel] = WriteArguments
     effect = Effect.IDEMPOTENT
     timeout_seconds = 30.0
+    asks = False
 
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         assert isinstance(arguments, WriteArguments)
@@ -75,6 +77,7 @@ class Edit:
     arguments: type[BaseModel] = EditArguments
     effect = Effect.IDEMPOTENT
     timeout_seconds = 30.0
+    asks = False
 
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         assert isinstance(arguments, EditArguments)

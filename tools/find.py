@@ -14,8 +14,8 @@ from itertools import islice
 
 from pydantic import BaseModel, Field
 
-from domain.agents import Strict
 from domain.errors import ToolFailed
+from domain.strict import Strict
 from domain.tools import Effect, ToolContext
 from tools import grep_process
 from tools.directory import RunDirectory, explained, split
@@ -41,6 +41,7 @@ class Glob:
     arguments: type[BaseModel] = GlobArguments
     effect = Effect.READ
     timeout_seconds = 30.0
+    asks = False
 
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         assert isinstance(arguments, GlobArguments)
@@ -53,6 +54,7 @@ class Grep:
     arguments: type[BaseModel] = GrepArguments
     effect = Effect.READ
     timeout_seconds = 30.0
+    asks = False
 
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         assert isinstance(arguments, GrepArguments)

@@ -39,6 +39,7 @@ class PythonFunction:
         self.description = inspect.getdoc(function) or ""
         self.effect = effect
         self.timeout_seconds = timeout_seconds
+        self.asks = False
         if not _NAME.fullmatch(self.name):
             raise TypeError(f"{self.name}: a tool's name has at most 64 ASCII letters, digits and underscores")
         if not self.description:

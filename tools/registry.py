@@ -1,36 +1,31 @@
-"""All tools of a worker by name, and the one way to call them: whatever happens becomes an answer for the model."""
+"""The tools of a worker by name: the built-in ones and the operator's Python functions."""
 
-import asyncio
 import importlib
-import logging
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from functools import partial
+from typing import Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from domain.agent_tools import FunctionTool, Policy, Toolset
+from domain.agents import AgentConfig
 from domain.completions import ToolSpec
 from domain.errors import Invalid, ToolFailed
-from domain.tools import Effect, Tool, ToolContext
+from domain.tools import OfferedTool, Tool, ToolAnswer, ToolContext, WaitKind
 from tools.ask_user import AskUser
 from tools.files import Edit, Read, Write
 from tools.find import Glob, Grep
 from tools.functions import PythonFunction
 from tools.web_fetch import WebFetch
 
-MAX_OUTPUT_CHARS = 100_000
 MAX_FAULTS = 10
 
-log = logging.getLogger(__name__)
 
+@runtime_checkable
+class Waiting(Protocol):
+    """A built-in tool that the workflow carries out, by waiting."""
 
-@dataclass(frozen=True)
-class ToolOutcome:
-    """What the model reads as the result of a tool use."""
-
-    content: str
-    is_error: bool = False
+    waits_for: WaitKind
 
 
 def builtin_tools(allow_hosts: frozenset[str] = frozenset()) -> tuple[Tool, ...]:
@@ -86,65 +81,49 @@ class Tools:
     def is_builtin(self, name: str) -> bool:
         return name in self._builtin
 
-    def waits_for(self, name: str) -> Literal["input"] | None:
-        """What the workflow waits for instead of calling the tool; None for tools that are called."""
-        tool = self._tools.get(name)
-        return tool.waits_for if isinstance(tool, AskUser) else None
-
     def specs(self, names: Iterable[str]) -> tuple[ToolSpec, ...]:
         """The tools as the model sees them. A name that is gone is left out: an agent version outlives the tools it names."""
         return tuple(self._specs[name] for name in names if name in self._specs)
 
-    async def run(
-        self, tool_use_name: str, input: Mapping[str, JsonValue], malformed: str | None, context: ToolContext
-    ) -> ToolOutcome:
-        """Call a tool. Never raises but CancelledError, when the caller was cancelled; see `ToolUse` for the arguments."""
-        tool = self._tools.get(tool_use_name)
-        if tool is None:
-            return _error(f"there is no tool {tool_use_name[:100]!r}; there are: {', '.join(self._tools)}")
-        if malformed is not None:
-            return _error(f"the arguments are no JSON object: {malformed[:200]}")
-        try:
-            arguments = tool.arguments.model_validate(input)
-        except ValidationError as error:
-            return _error(_faults(error))
-        limit = asyncio.timeout(tool.timeout_seconds)
-        try:
-            async with limit:
-                return ToolOutcome(_storable(await tool.call(arguments, context)))
-        except ToolFailed as error:
-            return _error(error.message)
-        except TimeoutError as error:
-            if not limit.expired():
-                return _unexpected(tool.name, error)
-            unknown = "" if tool.effect is Effect.READ else "; whether it had an effect is unknown"
-            return _error(f"{tool.name} took longer than {tool.timeout_seconds:g} seconds{unknown}")
-        except asyncio.CancelledError as error:
-            # A tool may let out the cancellation of something of its own; only the caller's is a cancellation here.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return _unexpected(tool.name, error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool is somebody else's code, and its faults must not end the run
-            return _unexpected(tool.name, error)
+    async def offered(self, config: AgentConfig) -> Sequence[OfferedTool]:
+        return [self.offer(name, policy) for name, policy in self._wanted(config).items()]
+
+    def offer(self, name: str, policy: Policy | None = None) -> OfferedTool:
+        """The tool of that name, with its own default where no policy is given. Raises KeyError."""
+        tool = self._tools[name]
+        waits_for = tool.waits_for if isinstance(tool, Waiting) else None
+        return OfferedTool(
+            spec=self._specs[name],
+            effect=tool.effect,
+            timeout_seconds=tool.timeout_seconds,
+            policy=policy or ("always_ask" if tool.asks else "always_allow"),
+            call=partial(_call, tool) if waits_for is None else None,
+            waits_for=waits_for,
+        )
+
+    def _wanted(self, config: AgentConfig) -> dict[str, Policy | None]:
+        """By name. What is gone is left out: an agent version outlives the tools it names."""
+        wanted: dict[str, Policy | None] = {}
+        for listed in config.tools:
+            match listed:
+                case Toolset():
+                    wanted |= {name: listed.policy(name) for name in self._tools if self._in_set(listed, name)}
+                case FunctionTool(name=name, permission_policy=said) if name in self._tools:
+                    wanted[name] = None if said is None else said.type
+                case _:
+                    pass
+        return wanted
+
+    def _in_set(self, toolset: Toolset, name: str) -> bool:
+        return name in self._builtin and toolset.config(name).enabled
 
 
-def _error(message: str) -> ToolOutcome:
-    return ToolOutcome(_storable(message), is_error=True)
-
-
-def _unexpected(name: str, error: BaseException) -> ToolOutcome:
-    # Where it happened, but not the exception's text: that may quote the arguments, and logs are no place for them.
-    log.error("tool %s failed: %s\n%s", name, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-    return _error(f"tool failed: {type(error).__name__}")
-
-
-def _storable(text: str) -> str:
-    """Cut to length, without what a database or JSON refuses: NUL and halves of surrogate pairs."""
-    whole = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if len(whole) <= MAX_OUTPUT_CHARS:
-        return whole
-    return f"{whole[:MAX_OUTPUT_CHARS]}\n[cut: the first {MAX_OUTPUT_CHARS:,} of {len(whole):,} characters]"
+async def _call(tool: Tool, input: Mapping[str, JsonValue], context: ToolContext) -> str | ToolAnswer:
+    try:
+        arguments = tool.arguments.model_validate(input)
+    except ValidationError as error:
+        raise ToolFailed(_faults(error)) from error
+    return await tool.call(arguments, context)
 
 
 def _faults(error: ValidationError) -> str:

@@ -11,8 +11,8 @@ from http import HTTPStatus
 import httpx2
 from pydantic import BaseModel, Field
 
-from domain.agents import Strict
 from domain.errors import ToolFailed
+from domain.strict import Strict
 from domain.tools import Effect, ToolContext
 from tools.addresses import Resolver, is_public, resolve
 
@@ -46,6 +46,7 @@ class WebFetch:
     arguments: type[BaseModel] = WebFetchArguments
     effect = Effect.READ
     timeout_seconds = 30.0
+    asks = False
 
     def __init__(self, allow_hosts: frozenset[str] = frozenset(), resolver: Resolver = resolve) -> None:
         self._allow_hosts = allow_hosts

@@ -1,6 +1,7 @@
 """What an agent may name: providers, models and tools. Checked when the agent is made, not when it runs."""
 
-from domain.agents import AgentConfig, FunctionTool, Toolset
+from domain.agent_tools import FunctionTool, Toolset
+from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
@@ -30,6 +31,8 @@ class Catalog:
                 case Toolset(configs=configs):
                     for entry in configs:
                         self._check_tool(entry.name, f"/tools/{index}/configs")
+                case _:
+                    pass
 
     def _check_tool(self, name: str, pointer: str) -> None:
         if self.tools.get(name) is None:

@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue
 
 from domain.errors import ToolFailed
 from domain.tools import Effect, Tool, ToolContext
+from tests.tools.calls import run
 from tools.functions import PythonFunction, function_tool
 from tools.registry import Tools
 
@@ -33,7 +34,7 @@ async def temperature(
 
 
 async def answer(tool: Tool, context: ToolContext, **arguments: JsonValue) -> tuple[str, bool]:
-    outcome = await Tools([tool]).run(tool.name, arguments, None, context)
+    outcome = await run(Tools([tool]), tool.name, arguments, None, context)
     return outcome.content, outcome.is_error
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, JsonValue
 
-from domain.errors import Invalid, ToolFailed
+from domain.errors import Invalid
 from domain.tools import Effect, ToolContext
+from tests.tools.calls import run
 from tools.functions import PythonFunction, function_tool
 from tools.registry import Tools, builtin_tools, load_functions
 
@@ -36,12 +37,10 @@ def test_the_toolset() -> None:
 
     assert tools.names == ("read", "write", "edit", "glob", "grep", "web_fetch", "ask_user", "greet")
     assert [name for name in tools.names if not tools.is_builtin(name)] == ["greet"]
-    assert [name for name in tools.names if tools.waits_for(name)] == ["ask_user"]
-    assert tools.waits_for("ask_user") == "input"
+    assert [name for name in tools.names if tools.offer(name).waits_for] == ["ask_user"]
     assert tools.get("greet") is greet
     assert tools.get("none") is None
     assert not tools.is_builtin("none")
-    assert tools.waits_for("none") is None
     assert {name: tool.effect.value for name in tools.names if (tool := tools.get(name))} == {
         **dict.fromkeys(("read", "glob", "grep", "web_fetch", "greet"), "read"),
         **dict.fromkeys(("write", "edit"), "idempotent"),
@@ -87,7 +86,7 @@ def test_two_tools_of_one_name() -> None:
 
 
 async def test_a_call(context: ToolContext) -> None:
-    outcome = await Tools([greet]).run("greet", {"name": "Ada", "times": "2"}, None, context)
+    outcome = await run(Tools([greet]), "greet", {"name": "Ada", "times": "2"}, None, context)
 
     assert (outcome.content, outcome.is_error) == ("Hello  Ada! Hello  Ada! ", False)
 
@@ -112,13 +111,13 @@ async def test_a_call(context: ToolContext) -> None:
 async def test_what_the_model_got_wrong(
     context: ToolContext, name: str, input: dict[str, JsonValue], malformed: str | None, message: str
 ) -> None:
-    outcome = await Tools([greet]).run(name, input, malformed, context)
+    outcome = await run(Tools([greet]), name, input, malformed, context)
 
     assert (outcome.content, outcome.is_error) == (message, True)
 
 
 async def test_half_a_surrogate_pair_is_no_text(context: ToolContext) -> None:
-    outcome = await Tools(builtin_tools()).run("write", {"file_path": "a\ud800", "content": "\udc80"}, None, context)
+    outcome = await run(Tools(builtin_tools()), "write", {"file_path": "a\ud800", "content": "\udc80"}, None, context)
 
     assert outcome.is_error
     assert outcome.content.startswith("invalid arguments\nfile_path: ")
@@ -139,7 +138,7 @@ async def test_nothing_a_tool_raises_comes_out(
     context: ToolContext, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     with caplog.at_level(logging.INFO):
-        outcome = await Tools([failing(error)]).run("fail", {"password": "hunter2"}, None, context)
+        outcome = await run(Tools([failing(error)]), "fail", {"password": "hunter2"}, None, context)
 
     assert (outcome.content, outcome.is_error) == (f"tool failed: {type(error).__name__}", True)
     assert f"tool fail failed: {type(error).__name__}" in caplog.text
@@ -152,7 +151,7 @@ async def test_a_tools_own_validation_error_is_not_blamed_on_the_arguments(conte
         """Reads something of its own."""
         return Nested.model_validate({}).title
 
-    assert (await Tools([inner]).run("inner", {}, None, context)).content == "tool failed: ValidationError"
+    assert (await run(Tools([inner]), "inner", {}, None, context)).content == "tool failed: ValidationError"
 
 
 async def test_cancelling_the_caller_cancels_the_tool(context: ToolContext) -> None:
@@ -169,7 +168,7 @@ async def test_cancelling_the_caller_cancels_the_tool(context: ToolContext) -> N
             stopped.set()
         return ""
 
-    call = asyncio.create_task(Tools([wait]).run("wait", {}, None, context))
+    call = asyncio.create_task(run(Tools([wait]), "wait", {}, None, context))
     await reached.wait()
     call.cancel()
 
@@ -190,17 +189,16 @@ async def test_output_is_cut_and_can_be_stored(context: ToolContext) -> None:
         return "a\0b\ud800c"
 
     tools = Tools([shout, odd])
-    cut = (await tools.run("shout", {"text": "ab", "times": 60_000}, None, context)).content
+    cut = (await run(tools, "shout", {"text": "ab", "times": 60_000}, None, context)).content
     assert cut == "ab" * 50_000 + "\n[cut: the first 100,000 of 120,000 characters]"
-    assert (await tools.run("shout", {"text": "ab", "times": 50_000}, None, context)).content == "ab" * 50_000
-    assert (await tools.run("odd", {}, None, context)).content == "a\ufffdb?c"
+    assert (await run(tools, "shout", {"text": "ab", "times": 50_000}, None, context)).content == "ab" * 50_000
+    assert (await run(tools, "odd", {}, None, context)).content == "a\ufffdb?c"
 
 
-async def test_asking_the_user_is_not_an_activity(context: ToolContext) -> None:
-    tool = Tools(builtin_tools()).get("ask_user")
-    assert tool
-    with pytest.raises(ToolFailed):
-        await tool.call(tool.arguments.model_validate({"question": "Why?"}), context)
+async def test_asking_the_user_is_not_an_activity() -> None:
+    offered = Tools(builtin_tools()).offer("ask_user")
+
+    assert (offered.call, offered.waits_for) == (None, "input")
 
 
 TOOL_MODULE = '''

@@ -13,6 +13,7 @@ import pytest
 
 from domain.errors import ToolFailed
 from domain.tools import ToolContext
+from tests.tools.calls import run
 from tools.addresses import Resolver, is_public
 from tools.registry import Tools
 from tools.web_fetch import WebFetch, WebFetchArguments
@@ -360,7 +361,7 @@ async def test_a_slow_server_is_given_up(context: ToolContext, answer: Answer) -
         tool = WebFetch(frozenset({served.at}))
         assert tool.timeout_seconds == 30
         tool.timeout_seconds = 0.3
-        outcome = await Tools([tool]).run("web_fetch", {"url": f"http://{served.at}/"}, None, context)
+        outcome = await run(Tools([tool]), "web_fetch", {"url": f"http://{served.at}/"}, None, context)
 
     assert (outcome.content, outcome.is_error) == ("web_fetch took longer than 0.3 seconds", True)
 
