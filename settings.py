@@ -13,6 +13,21 @@ from domain.errors import Invalid
 from providers.config import ProviderConfig, presets
 
 
+class ShellSettings(BaseModel):
+    """`[tools.shell]`: limits of one command with all that it starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    """`none`: commands can do all that the service's own user can."""
+    network: bool = False
+    """Whether agents may be given the network for their commands."""
+    timeout_seconds: float = Field(default=120, gt=0, le=86_400)
+    cpu_seconds: int = Field(default=300, ge=1)
+    memory_mb: int = Field(default=2048, ge=64)
+    processes: int = Field(default=256, ge=16)
+
+
 class ToolSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,6 +35,7 @@ class ToolSettings(BaseModel):
     """Python modules with functions decorated by `tools.functions.function_tool`."""
     fetch_allow_hosts: frozenset[str] = frozenset()
     """`host:port` pairs that `web_fetch` may reach although their addresses are private."""
+    shell: ShellSettings = ShellSettings()
 
 
 class ConfigFile(BaseModel):

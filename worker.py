@@ -26,11 +26,13 @@ from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
 from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
-from settings import Settings, secret_reader
+from settings import ConfigFile, Settings, secret_reader
 from storage.database import Database
 from storage.starts import Route
 from tools.custom import CustomTools
 from tools.registry import Tools, builtin_tools, load_functions
+from tools.sandbox import Sandbox, ShellLimits
+from tools.shell import Bash
 from tools.toolbox import Toolbox
 from workflows.agent_run import AgentRun
 from workflows.client import RunClient
@@ -70,7 +72,10 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 database=database,
                 live=live,
                 providers=providers,
-                tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
+                tools=Tools(
+                    builtin_tools(file.tools.fetch_allow_hosts, Bash(sandbox(file), may_have_network=file.tools.shell.network)),
+                    load_functions(file.tools.modules),
+                ),
                 routes=routes(configs),
                 queues=file.queues,
             )
@@ -86,6 +91,13 @@ async def _live_bus(settings: Settings, alone: bool) -> AsyncGenerator[LiveBus]:
     else:
         async with redis_bus(settings.redis_url) as bus:
             yield bus
+
+
+def sandbox(file: ConfigFile) -> Sandbox:
+    """Where commands run, as `[tools.shell]` says."""
+    shell = file.tools.shell
+    limits = ShellLimits(shell.timeout_seconds, shell.cpu_seconds, shell.memory_mb << 20, shell.processes)
+    return Sandbox(shell.sandbox, limits)
 
 
 def routes(configs: Mapping[str, ProviderConfig]) -> dict[str, Route]:

@@ -63,7 +63,9 @@ def _toolset(toolset: Toolset) -> dict[str, Any]:
 
     def config(name: str) -> dict[str, Any]:
         policy = toolset.policy(name) or ("always_ask" if name in ASKING else "always_allow")
-        return {"type": name, "name": name, "enabled": toolset.config(name).enabled, "permission_policy": {"type": policy}}
+        network = {"network": True} if name == "bash" and toolset.network else {}
+        enabled = toolset.config(name).enabled
+        return {"type": name, "name": name, "enabled": enabled, "permission_policy": {"type": policy}, **network}
 
     named = [config.name for config in toolset.configs]
     unnamed = [name for name in ASKING if name not in named and default is None]

@@ -52,10 +52,8 @@ _ETC = (
 """What programs look for, and nothing that is this machine's own: no keys, no names, no settings of services."""
 
 
-def arguments(
-    command: str, source: str, *, hidden: str, network: bool, stubs: Mapping[str, int], filter: int | None, status: int
-) -> list[str]:
-    """What follows `bwrap`. `source` becomes /workspace; `stubs`, `filter` and `status` are descriptors."""
+def options(source: str, *, hidden: str, network: bool, stubs: Mapping[str, int], filter: int | None, status: int) -> list[str]:
+    """What the sandbox is to be. `source` becomes /workspace; `stubs`, `filter` and `status` are descriptors."""
     return [
         # Named beside --unshare-all, which only tries: without a user namespace the rest is worth little.
         *("--unshare-all", "--unshare-user", "--disable-userns"),
@@ -75,13 +73,15 @@ def arguments(
         *("--chdir", WORKSPACE),
         *(["--seccomp", str(filter)] if filter is not None else []),
         *("--json-status-fd", str(status)),
-        *("--", "/bin/bash", "-c", command),
     ]
 
 
-def limited(command: str, processes: int) -> str:
-    """The command under a limit of its own on processes: it counts those in the sandbox's user namespace (Linux 5.14)."""
-    return f"ulimit -u {processes}\n{command}"
+def command_line(options: int, command: str, processes: int) -> list[str]:
+    """What follows `bwrap`, which reads its options from a descriptor: its command line can be seen in the sandbox.
+
+    The limit on processes is set inside, where it counts those of the sandbox's user namespace (Linux 5.14).
+    """
+    return ["--args", str(options), "--", "/bin/bash", "-c", f"ulimit -u {processes}\n{command}"]
 
 
 def _system(network: bool) -> Iterator[str]:

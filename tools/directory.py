@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from domain.errors import ToolFailed
+from domain.tools import Quota
 from tools.grep_process import FILE_FLAGS, FOLDER_FLAGS, MAX_DEPTH, MAX_FILE_BYTES, RESERVED, walk
 
 MAX_WRITE_BYTES = 1_000_000
-MAX_TOTAL_BYTES = 100_000_000
-MAX_TOTAL_ENTRIES = 10_000
 LOCK_SECONDS = 10.0
 MAX_RECEIPTS = 1_000
 
@@ -76,7 +75,8 @@ def explained(path: str) -> Generator[None]:
 class RunDirectory:
     """Opens the directory, making it (mode 0700) where it is not there yet; close it by leaving the `with` block."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, quota: Quota | None = None) -> None:
+        self._quota = quota or Quota()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = os.open(path, FOLDER_FLAGS)
 
@@ -137,6 +137,11 @@ class RunDirectory:
             _prune(own)
             return answer
 
+    def reserve(self) -> None:
+        """Make the folder of the receipts, so that something can be mounted over it. Raises ToolFailed."""
+        with explained(RESERVED), self._folder((RESERVED,), create=True):
+            pass
+
     def _present(self, parts: tuple[str, ...], path: str) -> tuple[bytes | None, int]:
         """The file's content and permissions before a change."""
         try:
@@ -151,11 +156,11 @@ class RunDirectory:
     def _check_quota(self, path: str, new_bytes: int, old_bytes: int) -> None:
         if new_bytes > MAX_WRITE_BYTES:
             raise ToolFailed(f"{path}: a file that is written has at most {MAX_WRITE_BYTES // 1_000_000} MB")
-        total, count = new_bytes - old_bytes, 0
-        for entry in islice(walk(self._descriptor), MAX_TOTAL_ENTRIES):
+        quota, total, count = self._quota, new_bytes - old_bytes, 0
+        for entry in islice(walk(self._descriptor), quota.entries):
             total, count = total + entry.status.st_size * stat.S_ISREG(entry.status.st_mode), count + 1
-        if total > MAX_TOTAL_BYTES or count == MAX_TOTAL_ENTRIES:
-            most = f"{MAX_TOTAL_BYTES // 1_000_000} MB, {MAX_TOTAL_ENTRIES:,} files and folders at most"
+        if total > quota.bytes or count == quota.entries:
+            most = f"{quota.bytes // 1_000_000:,} MB, {quota.entries:,} files and folders at most"
             raise ToolFailed(f"{path}: your directory is full ({most})")
 
     @contextmanager

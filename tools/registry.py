@@ -16,6 +16,8 @@ from tools.ask_user import AskUser
 from tools.files import Edit, Read, Write
 from tools.find import Glob, Grep
 from tools.functions import PythonFunction
+from tools.sandbox import Sandbox
+from tools.shell import Bash
 from tools.web_fetch import WebFetch
 
 MAX_FAULTS = 10
@@ -28,9 +30,9 @@ class Waiting(Protocol):
     waits_for: WaitKind
 
 
-def builtin_tools(allow_hosts: frozenset[str] = frozenset()) -> tuple[Tool, ...]:
+def builtin_tools(allow_hosts: frozenset[str] = frozenset(), shell: Bash | None = None) -> tuple[Tool, ...]:
     """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public."""
-    return Read(), Write(), Edit(), Glob(), Grep(), WebFetch(allow_hosts), AskUser()
+    return Read(), Write(), Edit(), Glob(), Grep(), shell or Bash(Sandbox()), WebFetch(allow_hosts), AskUser()
 
 
 def load_functions(modules: Sequence[str]) -> tuple[Tool, ...]:
@@ -86,11 +88,14 @@ class Tools:
         return tuple(self._specs[name] for name in names if name in self._specs)
 
     async def offered(self, config: AgentConfig) -> Sequence[OfferedTool]:
-        return [self.offer(name, policy) for name, policy in self._wanted(config).items()]
+        network = any(isinstance(tool, Toolset) and tool.network for tool in config.tools)
+        return [self.offer(name, policy, network) for name, policy in self._wanted(config).items()]
 
-    def offer(self, name: str, policy: Policy | None = None) -> OfferedTool:
+    def offer(self, name: str, policy: Policy | None = None, network: bool = False) -> OfferedTool:
         """The tool of that name, with its own default where no policy is given. Raises KeyError."""
         tool = self._tools[name]
+        if network and isinstance(tool, Bash):
+            tool = tool.with_network()
         waits_for = tool.waits_for if isinstance(tool, Waiting) else None
         return OfferedTool(
             spec=self._specs[name],

@@ -24,6 +24,7 @@ UNPRIVILEGED = 65533
 """The user that commands run as where the service is root: one that Debian's policy gives to nobody."""
 KILL_SECONDS = 5.0
 TMP_ENTRIES = 20_000
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from tools.sandbox_process import main; main()"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Sandbox:
     async def _run(self, command: str, directory: Path, quota: Quota, network: bool) -> Finished:
         def prepare() -> None:
             with RunDirectory(directory) as found:
-                found.keep_receipts()
+                found.reserve()
 
         await asyncio.to_thread(prepare)
         with self._order(command, directory, quota, network) as order:
@@ -129,8 +130,7 @@ class Sandbox:
         try:
             user = UNPRIVILEGED if os.geteuid() == 0 else None
             program, status = seccomp.program(), held(b"")
-            arguments = bubblewrap.arguments(
-                bubblewrap.limited(command, self.limits.processes),
+            options = bubblewrap.options(
                 sandbox_process.MOUNT_POINT if user else str(directory),
                 hidden=RESERVED,
                 network=network,
@@ -138,8 +138,10 @@ class Sandbox:
                 filter=None if program is None else held(program),
                 status=status,
             )
-            bwrap = shutil.which("bwrap") or "bwrap"
-            order |= {"argv": [bwrap, *arguments], "user": user, "descriptors": descriptors, "status": status}
+            bwrap, read = shutil.which("bwrap") or "bwrap", held("\0".join(options).encode())
+            argv = [bwrap, *bubblewrap.command_line(read, command, self.limits.processes)]
+            order["argv"], order["user"] = argv, user
+            order["descriptors"], order["status"] = descriptors, status
             yield order
         finally:
             for descriptor in descriptors:
@@ -148,7 +150,7 @@ class Sandbox:
     async def _watched(self, order: Order) -> Finished:
         process = await asyncio.create_subprocess_exec(
             # No site packages, no user settings, no environment: nothing of the service is in reach of it.
-            *(sys.executable, "-I", "-S", sandbox_process.__file__),
+            *(sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(sandbox_process.__file__).parents[1])),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -1,10 +1,9 @@
 """The program that runs one command for the shell tool, watches it, and leaves nothing of it behind.
 
-`Sandbox` in tools/sandbox.py starts this file by its path, writes an `Order` on its standard input and reads a `Report` from its
-standard output. The input stays open: once it is closed, because the call was cancelled or the worker died, the command's
-whole tree is killed. As a process of its own it outlives the worker for that moment, and its looking at /proc and at the
-directory holds up nobody's event loop. Linux and the standard library only: it starts in about 20 ms and sees neither our
-modules nor the service's environment.
+`Sandbox` in tools/sandbox.py starts it, writes an `Order` on its standard input and reads a `Report` from its standard output.
+The input stays open: once it is closed, because the call was cancelled or the worker died, the command's whole tree is
+killed. As a process of its own it outlives the worker for that moment, and its looking at /proc and at the directory holds up
+nobody's event loop. Linux and the standard library only: it starts in about 20 ms and has nothing of the service in it.
 """
 
 import ctypes
@@ -13,24 +12,19 @@ import os
 import resource
 import select
 import signal
-import stat
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
+
+from tools.sandbox_disk import Disk, Ended, Used, tree
 
 LOOK_SECONDS = 0.1
-DISK_SECONDS = 0.5
-MAX_DEPTH = 100
 HEAD_BYTES = 20_000
 TAIL_BYTES = 30_000
-SPARE_DISK_BYTES = 1 << 30
-"""What a command leaves free on the disk, or half of what was free when it began."""
 MOUNT_POINT = "/mnt"
 """Where a directory is found by a command that runs as another user, who cannot pass through the folders above it."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 38, 36
 _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 1 << 18
@@ -69,7 +63,7 @@ class Order(TypedDict):
 class Report(TypedDict):
     exit_code: int | None
     ended: str | None
-    """Which limit ended it: `time cpu memory processes disk files depth full`; None when it ended by itself."""
+    """Which limit ended it: `time cpu memory processes disk files depth full`, or `stopped`; None: it ended by itself."""
     begun: bool
     """False: the sandbox could not be set up, and `head` says why."""
     head: str
@@ -78,15 +72,6 @@ class Report(TypedDict):
     """Left out between the two."""
     over: bool
     """The directory holds more than it may."""
-
-
-class _Ended(Exception):
-    """The command is to be killed; why."""
-
-
-class _Used(NamedTuple):
-    bytes: int
-    entries: int
 
 
 class _Output:
@@ -116,23 +101,10 @@ class _Output:
             self._cut += more
 
 
-def _tree(pid: int) -> Iterator[int]:
-    """All descendants of a process. Orphans are among them: they are handed up to the sandbox's first process, or to us."""
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return
-    for task in tasks:
-        with suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as file:
-            for child in file.read().split():
-                yield int(child)
-                yield from _tree(int(child))
-
-
 def _look_at_processes(limits: Limits) -> None:
-    """Raises _Ended where they use too much together."""
+    """Raises Ended where they use too much together."""
     cpu = threads = resident = 0
-    pids = list(_tree(os.getpid()))
+    pids = list(tree(os.getpid()))
     for pid in pids:
         with suppress(OSError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -140,12 +112,12 @@ def _look_at_processes(limits: Limits) -> None:
             threads += int(fields[17])
             resident += int(fields[21])
     if cpu / _TICKS > limits["cpu_seconds"]:
-        raise _Ended("cpu")
+        raise Ended("cpu")
     if threads >= limits["processes"]:
-        raise _Ended("processes")
+        raise Ended("processes")
     # What is shared counts for each of them: only when it looks too much is it worth the slower, exact account.
     if resident * _PAGE > limits["memory_bytes"] and sum(map(_proportional, pids)) > limits["memory_bytes"]:
-        raise _Ended("memory")
+        raise Ended("memory")
 
 
 def _proportional(pid: int) -> int:
@@ -155,115 +127,6 @@ def _proportional(pid: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def _open_folder(name: str, parent: int) -> int:
-    """Also one that its owner has locked: what is in it counts."""
-    try:
-        return os.open(name, _FOLDER, dir_fd=parent)
-    except PermissionError:
-        itself = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            os.chmod(f"/proc/self/fd/{itself}", 0o700)
-        finally:
-            os.close(itself)
-        return os.open(name, _FOLDER, dir_fd=parent)
-
-
-def _measure(folder: int, order: Order, most: _Used, used: _Used, depth: int, hand_over: bool = False) -> _Used:
-    """Add up what is in a folder. Raises _Ended above `most`."""
-    for name in os.listdir(folder):
-        if not depth and name == order["hidden"]:
-            continue
-        try:
-            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except OSError:
-            continue  # it is gone
-        if hand_over and order["user"] is not None and status.st_uid != order["user"]:
-            os.chown(name, order["user"], order["user"], dir_fd=folder, follow_symlinks=False)
-        used = _Used(used.bytes + status.st_size * stat.S_ISREG(status.st_mode), used.entries + 1)
-        if used.bytes > most.bytes:
-            raise _Ended("disk")
-        if used.entries > most.entries:
-            raise _Ended("files")
-        if stat.S_ISDIR(status.st_mode):
-            if depth >= MAX_DEPTH:
-                raise _Ended("depth")
-            try:
-                inner = _open_folder(name, folder)
-            except OSError:
-                continue
-            try:
-                used = _measure(inner, order, most, used, depth + 1, hand_over)
-            finally:
-                os.close(inner)
-    return used
-
-
-def _unlinked_bytes() -> int:
-    """The size of files that have no name any more but are open: they fill the disk all the same."""
-    found: dict[tuple[int, int], int] = {}
-    for pid in _tree(os.getpid()):
-        with suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):
-                    status = os.stat(f"/proc/{pid}/fd/{descriptor}")
-                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
-                        found[status.st_dev, status.st_ino] = status.st_size
-    return sum(found.values())
-
-
-class _Disk:
-    """The directory, which a command may fill as far as its quota goes."""
-
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._folder = os.open(order["directory"], _FOLDER)
-        limits = order["limits"]
-        self._quota = _Used(limits["directory_bytes"], limits["directory_entries"])
-        if order["user"] is not None:
-            os.chown(self._folder, order["user"], order["user"])
-        everything = _Used(sys.maxsize, sys.maxsize)
-        before = self._measured(everything, hand_over=True)
-        # A command that begins in a full directory must be able to delete.
-        self._most = _Used(max(self._quota.bytes, before.bytes), max(self._quota.entries, before.entries))
-        self._spare = min(SPARE_DISK_BYTES, self._free() // 2)
-        self._next = 0.0
-
-    def look(self, sandbox: int | None) -> None:
-        """Raises _Ended. `sandbox`: the sandbox's first process, through which its file systems can be seen."""
-        began = time.monotonic()
-        if began < self._next:
-            return
-        if self._free() < self._spare:
-            raise _Ended("full")
-        used = self._measured(self._most)
-        if used.bytes + _unlinked_bytes() > self._most.bytes:
-            raise _Ended("disk")
-        if sandbox is not None:
-            with suppress(OSError):
-                tmp = os.statvfs(f"/proc/{sandbox}/root/tmp")
-                if tmp.f_files - tmp.f_ffree > self._order["limits"]["tmp_entries"]:
-                    raise _Ended("files")
-        # Looking costs what there is: never more than a tenth of the time.
-        self._next = began + max(DISK_SECONDS, 10 * (time.monotonic() - began))
-
-    def over(self) -> bool:
-        try:
-            self._measured(self._quota)
-        except _Ended:
-            return True
-        return False
-
-    def _measured(self, most: _Used, hand_over: bool = False) -> _Used:
-        try:
-            return _measure(self._folder, self._order, most, _Used(0, 0), 0, hand_over)
-        except OSError:  # a folder went away while it was looked at
-            return _Used(0, 0)
-
-    def _free(self) -> int:
-        found = os.fstatvfs(self._folder)
-        return found.f_bavail * found.f_frsize
 
 
 def _start(order: Order, output: int) -> int:
@@ -329,7 +192,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _first_process(order: Order) -> tuple[int | None, bool]:
-    """The sandbox's first process, and whether the command in it has ended; from what bubblewrap wrote, a JSON object a line."""
+    """The sandbox's first process, and whether the command in it has ended, as bubblewrap wrote it: a JSON object a line."""
     if order["status"] is None:
         return None, True
     found: dict[str, int] = {}
@@ -339,8 +202,8 @@ def _first_process(order: Order) -> tuple[int | None, bool]:
     return found.get("child-pid"), "exit-code" in found
 
 
-def _watch(order: Order, disk: _Disk, pid: int, reading: int, output: _Output) -> None:
-    """Until the command has ended. Raises _Ended when it is to be."""
+def _watch(order: Order, disk: Disk, pid: int, reading: int, output: _Output) -> None:
+    """Until the command has ended. Raises Ended when it is to be."""
     deadline = time.monotonic() + order["limits"]["seconds"]
     child = os.pidfd_open(pid)
     waiting = [0, reading, child]
@@ -355,9 +218,9 @@ def _watch(order: Order, disk: _Disk, pid: int, reading: int, output: _Output) -
         if child in ready:
             return
         if 0 in ready:
-            raise _Ended("stopped")
+            raise Ended("stopped")
         if (now := time.monotonic()) > deadline:
-            raise _Ended("time")
+            raise Ended("time")
         if now >= next_look:
             _look_at_processes(order["limits"])
             disk.look(_first_process(order)[0])
@@ -368,7 +231,7 @@ def _kill(pid: int) -> int:
     """Kill all that is left, and wait until it is gone; the wait status of the process `pid`."""
     ending = 0
     while True:
-        for descendant in _tree(os.getpid()):
+        for descendant in tree(os.getpid()):
             with suppress(OSError):
                 os.kill(descendant, signal.SIGKILL)
         try:
@@ -384,14 +247,16 @@ def _kill(pid: int) -> int:
 def run(order: Order) -> Report:
     """Run the command to its end, or until it is ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    disk = _Disk(order)
+    limits = order["limits"]
+    quota = Used(limits["directory_bytes"], limits["directory_entries"])
+    disk = Disk(order["directory"], order["hidden"], quota, limits["tmp_entries"], order["user"])
     reading, writing = os.pipe()
     pid = _start(order, writing)
     os.close(writing)
     output, ended = _Output(), None
     try:
         _watch(order, disk, pid, reading, output)
-    except _Ended as reason:
+    except Ended as reason:
         ended = str(reason)
     # First the command's own end, then what it left behind: killed before, it would count as a failure.
     status = _kill(pid)
@@ -406,7 +271,7 @@ def run(order: Order) -> Report:
     return Report(exit_code=code, ended=ended, begun=begun, head=head, tail=tail, cut_bytes=cut, over=disk.over())
 
 
-def _main() -> None:
+def main() -> None:
     line = b""
     while not line.endswith(b"\n"):  # read without a buffer: the end of the input is waited for with select()
         piece = os.read(0, 1 << 16)
@@ -415,7 +280,3 @@ def _main() -> None:
         line += piece
     order: Order = json.loads(line)
     json.dump(run(order), sys.stdout)
-
-
-if __name__ == "__main__":
-    _main()

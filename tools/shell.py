@@ -1,8 +1,8 @@
 """Built-in tool `bash`: a command in the sandbox, in the run's own directory.
 
 Name and arguments are those of the toolset `agent_toolset_20260401` in the `anthropic` package
-(types/beta/beta_managed_agents_agent_toolset20260401_bash_input.py). Here no shell lives from one call to the next: a worker may
-die, and the next call may be another's.
+(types/beta/beta_managed_agents_agent_toolset20260401_bash_input.py). Here no shell lives from one call to the next: the next
+one may be another worker's.
 """
 
 from pydantic import BaseModel, Field, field_validator
@@ -23,7 +23,7 @@ _ENDED = {
     "processes": "started {limits.processes} processes and threads or more and was stopped",
     "disk": "wrote more than your directory holds ({quota} MB) and was stopped: delete what you do not need",
     "files": "made more files than there may be and was stopped: delete what you do not need",
-    "depth": "made folders nested too deep and was stopped: delete them",
+    "depth": "made folders nested too deep and was stopped; they were deleted",
     "full": "was stopped because the disk is almost full",
 }
 
@@ -52,10 +52,17 @@ class Bash:
     effect = Effect.ONCE
     asks = True
 
-    def __init__(self, sandbox: Sandbox, network: bool = False) -> None:
+    def __init__(self, sandbox: Sandbox, *, may_have_network: bool = False) -> None:
         self.sandbox = sandbox
+        self.may_have_network = may_have_network
         self.timeout_seconds = sandbox.limits.seconds + OVERHEAD_SECONDS
-        self._network = network
+        self._network = False
+
+    def with_network(self) -> "Bash":
+        """The same for an agent that has the network, where any may."""
+        granted = Bash(self.sandbox, may_have_network=self.may_have_network)
+        granted._network = self.may_have_network
+        return granted
 
     async def call(self, arguments: BaseModel, context: ToolContext) -> str:
         assert isinstance(arguments, BashArguments)

@@ -6,6 +6,7 @@ from domain.errors import Invalid, Pointer
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
 from tools.registry import Tools
+from tools.shell import Bash
 
 
 class Catalog:
@@ -31,12 +32,22 @@ class Catalog:
                 case Toolset(configs=configs):
                     for entry in configs:
                         self._check_tool(entry.name, f"/tools/{index}/configs")
+                    if tool.network:
+                        self._check_network(f"/tools/{index}/configs")
                 case _:
                     pass
 
     def _check_tool(self, name: str, pointer: str) -> None:
         if self.tools.get(name) is None:
             raise _unknown(pointer, f"tool {name!r}", self.tools.names)
+
+    def _check_network(self, pointer: str) -> None:
+        shell = self.tools.get("bash")
+        if not (isinstance(shell, Bash) and shell.may_have_network):
+            detail = (
+                "No shell may have the network here: the operator allows it in perdure.toml, [tools.shell] network."
+            )
+            raise Invalid(detail, Pointer(pointer=pointer, detail=detail))
 
 
 def _unknown(pointer: str, what: str, known: "tuple[str, ...] | list[str]") -> Invalid:
