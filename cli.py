@@ -74,10 +74,11 @@ def migrate() -> None:
 def doctor(context: typer.Context) -> None:
     """Say what is missing. Exit code 1 when something needed is."""
     from commands.doctor import examine  # noqa: PLC0415  # see above
+    from settings import load_settings  # noqa: PLC0415
 
     it = of(context)
     well = True
-    for finding in examine(lambda: it.client, _settings().data_dir):
+    for finding in examine(lambda: it.client, _settings().data_dir, lambda: load_settings().file()):
         mark = "ok   " if finding.ok else "FAIL " if finding.needed else "-    "
         it.screen.answer(f"{mark} {finding.what}: {finding.detail}")
         well = well and (finding.ok or not finding.needed)

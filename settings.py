@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Invalid
 from providers.config import ProviderConfig, presets
+from tools.sandbox import ShellLimits
 
 
 class ShellSettings(BaseModel):
@@ -26,6 +27,10 @@ class ShellSettings(BaseModel):
     cpu_seconds: int = Field(default=300, ge=1)
     memory_mb: int = Field(default=2048, ge=64)
     processes: int = Field(default=256, ge=16)
+
+    @property
+    def limits(self) -> ShellLimits:
+        return ShellLimits(self.timeout_seconds, self.cpu_seconds, self.memory_mb << 20, self.processes)
 
 
 class ToolSettings(BaseModel):

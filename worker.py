@@ -26,12 +26,12 @@ from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
 from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
-from settings import ConfigFile, Settings, secret_reader
+from settings import Settings, secret_reader
 from storage.database import Database
 from storage.starts import Route
 from tools.custom import CustomTools
 from tools.registry import Tools, builtin_tools, load_functions
-from tools.sandbox import Sandbox, ShellLimits
+from tools.sandbox import Sandbox
 from tools.shell import Bash
 from tools.toolbox import Toolbox
 from workflows.agent_run import AgentRun
@@ -64,6 +64,8 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
     file = settings.file()
     configs = settings.providers(file)
     providers = build_providers(configs, secret_reader())
+    shell = file.tools.shell
+    sandbox = Sandbox(shell.sandbox, shell.limits)
     async with _live_bus(settings, alone) as live:
         database = Database(settings.database, live.wake)
         try:
@@ -73,7 +75,7 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 live=live,
                 providers=providers,
                 tools=Tools(
-                    builtin_tools(file.tools.fetch_allow_hosts, Bash(sandbox(file), may_have_network=file.tools.shell.network)),
+                    builtin_tools(file.tools.fetch_allow_hosts, Bash(sandbox, may_have_network=shell.network)),
                     load_functions(file.tools.modules),
                 ),
                 routes=routes(configs),
@@ -91,13 +93,6 @@ async def _live_bus(settings: Settings, alone: bool) -> AsyncGenerator[LiveBus]:
     else:
         async with redis_bus(settings.redis_url) as bus:
             yield bus
-
-
-def sandbox(file: ConfigFile) -> Sandbox:
-    """Where commands run, as `[tools.shell]` says."""
-    shell = file.tools.shell
-    limits = ShellLimits(shell.timeout_seconds, shell.cpu_seconds, shell.memory_mb << 20, shell.processes)
-    return Sandbox(shell.sandbox, limits)
 
 
 def routes(configs: Mapping[str, ProviderConfig]) -> dict[str, Route]:

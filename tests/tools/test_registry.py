@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, JsonValue
 
+from domain.agent_tools import ASKING
 from domain.errors import Invalid
 from domain.tools import Effect, ToolContext
 from tests.tools.calls import run
@@ -35,7 +36,7 @@ class Nested(BaseModel):
 def test_the_toolset() -> None:
     tools = Tools(builtin_tools(), [greet])
 
-    assert tools.names == ("read", "write", "edit", "glob", "grep", "web_fetch", "ask_user", "greet")
+    assert tools.names == ("read", "write", "edit", "glob", "grep", "bash", "web_fetch", "ask_user", "greet")
     assert [name for name in tools.names if not tools.is_builtin(name)] == ["greet"]
     assert [name for name in tools.names if tools.offer(name).waits_for] == ["ask_user"]
     assert tools.get("greet") is greet
@@ -44,8 +45,9 @@ def test_the_toolset() -> None:
     assert {name: tool.effect.value for name in tools.names if (tool := tools.get(name))} == {
         **dict.fromkeys(("read", "glob", "grep", "web_fetch", "greet"), "read"),
         **dict.fromkeys(("write", "edit"), "idempotent"),
-        "ask_user": "once",
+        **dict.fromkeys(("bash", "ask_user"), "once"),
     }
+    assert [name for name in tools.names if tools.offer(name).policy == "always_ask"] == list(ASKING)
 
 
 def test_specs_follow_the_names_asked_for() -> None:
