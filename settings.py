@@ -95,6 +95,14 @@ class Settings(BaseSettings):
     """How long an API that is told to stop still answers, its `/readyz` with 503, so that load balancers leave it out first."""
     config: Path = Path("perdure.toml")
     """The file of providers, queues and tools."""
+    files_dir: Path | None = None
+    """Where the directories of sessions, uploaded files and artifacts are kept. Default: `files` in the data folder."""
+    files_quota_mb: int = Field(default=1024, ge=1)
+    """How much the directory of a session may hold."""
+    files_max_mb: int = Field(default=500, ge=1)
+    """The size of the largest file that can be uploaded."""
+    files_keep_days: float = Field(default=30, gt=0)
+    """How long after a session's last activity its directory is kept."""
     log_format: Literal["text", "json"] = "text"
     """How logs are written to standard error."""
     task_queue: str = "perdure"
@@ -122,8 +130,8 @@ class Settings(BaseSettings):
 
     @property
     def files(self) -> Path:
-        """Where the directories of sessions are kept that file tools work in."""
-        return self.data_dir.resolve() / "files"
+        """Where the directories of sessions, uploaded files and artifacts are kept."""
+        return (self.files_dir or self.data_dir / "files").resolve()
 
     def file(self) -> ConfigFile:
         """`perdure.toml`, or its defaults. Raises Invalid with the place of each fault."""

@@ -19,8 +19,10 @@ from activities.model import ModelActivities
 from activities.recall import Recall
 from activities.records import RecordActivities
 from activities.sweep import SweepActivities
+from activities.tidy import Tidy
 from activities.tools import ToolActivities
 from domain.errors import Invalid
+from domain.tools import Quota
 from live.bus import LiveBus
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
@@ -33,6 +35,7 @@ from tools.custom import CustomTools
 from tools.registry import Tools, builtin_tools, load_functions
 from tools.sandbox import Sandbox
 from tools.shell import Bash
+from tools.store import FileStore
 from tools.toolbox import Toolbox
 from workflows.agent_run import AgentRun
 from workflows.client import RunClient
@@ -51,6 +54,7 @@ class Parts:
     live: LiveBus
     providers: Providers
     tools: Tools
+    files: FileStore
     routes: Mapping[str, Route]
     queues: Mapping[str, int]
 
@@ -78,6 +82,7 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                     builtin_tools(file.tools.fetch_allow_hosts, Bash(sandbox, may_have_network=shell.network)),
                     load_functions(file.tools.modules),
                 ),
+                files=FileStore(settings.files, Quota(bytes=settings.files_quota_mb << 20), settings.files_max_mb << 20),
                 routes=routes(configs),
                 queues=file.queues,
             )
@@ -139,10 +144,11 @@ async def working(
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
     recall, toolbox = Recall(), Toolbox((parts.tools, CustomTools()))
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
-    tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
+    tools = ToolActivities(parts.database, recall, toolbox, parts.files)
     records = RecordActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
-    sweep = SweepActivities(parts.database, client, runs, parts.routes)
+    tidy = Tidy(parts.database, parts.files, timedelta(days=parts.settings.files_keep_days))
+    sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy)
     deployment = _deployment(parts.settings)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:

@@ -1,9 +1,9 @@
 """One tool call: runs the tool and appends its result. What a tool's repetition means is kept here."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -13,13 +13,18 @@ from activities.patience import patiently
 from activities.recall import Recall
 from domain.clock import now
 from domain.commands import ToolInput
-from domain.errors import NotFound, RunFinished
+from domain.errors import NotFound, RunFinished, ToolFailed
 from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
+from domain.files import MountedFile
 from domain.tools import Effect, ToolContext
 from storage.database import Database
 from storage.journal import Draft, Journal, read_one, written
 from storage.runs import Runs
+from storage.sessions import pending_resources, resources_mounted
+from tools.store import FileStore
 from tools.toolbox import Toolbox, ToolOutcome, call_tool, no_such_tool
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
@@ -30,9 +35,9 @@ CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown.
 
 
 class ToolActivities:
-    """Tool calls. `files` holds a directory per workspace and session, the only one a tool may touch."""
+    """Tool calls. `files` holds a directory per session, the only one a tool may touch."""
 
-    def __init__(self, database: Database, recall: Recall, toolbox: Toolbox, files: Path) -> None:
+    def __init__(self, database: Database, recall: Recall, toolbox: Toolbox, files: FileStore) -> None:
         self._database = database
         self._recall = recall
         self._toolbox = toolbox
@@ -57,10 +62,13 @@ class ToolActivities:
                 return
             use = await read_one(connection, call.session_id, call.tool_use_id)
             run = await Runs(connection).standing(call.run_id)
+            resources = await pending_resources(connection, call.session_id)
         assert isinstance(use.payload, AgentToolUse)
         tools = await self._toolbox.of(await self._recall.config(self._database, run.agent_id, run.agent_version))
         tool = tools.get(use.payload.name)
         once = tool is not None and tool.effect is Effect.ONCE
+        if resources:
+            await self._mount(call, resources)
         # Unbroken, so that a cancellation cannot leave it open whether this was written.
         lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
         began = now()
@@ -69,7 +77,8 @@ class ToolActivities:
             session_id=call.session_id,
             run_id=call.run_id,
             tool_use_id=use.id,
-            directory=self._files / call.workspace_id / call.session_id,
+            directory=self._files.directory(call.workspace_id, call.session_id),
+            quota=self._files.quota,
         )
         if tool is None:
             outcome = no_such_tool(use.payload.name, tools)
@@ -98,6 +107,16 @@ class ToolActivities:
         )
         drafts = [*(Draft(event) for event in outcome.events), Draft(result)]
         await unbroken(self._append(call, drafts, f"{prefix}/result", overdue(began)))
+
+    async def _mount(self, call: ToolInput, resources: Sequence[MountedFile]) -> None:
+        """Put the files that were given to the session into its directory. One that was deleted meanwhile is left out."""
+        for resource in resources:
+            try:
+                await asyncio.to_thread(self._files.mount, call.workspace_id, call.session_id, resource.file_id, resource.path)
+            except ToolFailed as error:
+                log.warning("file %s is not put into session %s: %s", resource.file_id, call.session_id, error.message)
+        async with self._database.write() as transaction:
+            await resources_mounted(transaction.connection, call.session_id, len(resources))
 
     async def _first_start(self, call: ToolInput, key: str) -> bool:
         """Write that a tool starts that must never start twice; False when an earlier attempt had written it."""

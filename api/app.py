@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.routes import agents, catalog, events, health, keys, runs, sessions, streams
+from api.routes import agents, artifacts, catalog, events, files, health, keys, runs, sessions, streams
 from api.services.catalog import Catalog
 from api.services.runs import RunService
 from api.state import Service
@@ -19,12 +19,14 @@ from providers.registry import Providers
 from storage.database import Database
 from storage.starts import Route
 from tools.registry import Tools
+from tools.store import FileStore
 from workflows.client import RunClient
 
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-ROUTERS = tuple(module.router for module in (health, agents, streams, sessions, events, runs, catalog, keys))
+_MODULES = (health, agents, streams, sessions, events, artifacts, runs, files, catalog, keys)
+ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 
 class RequestId:
@@ -59,6 +61,7 @@ def create_app(
     client: RunClient,
     providers: Providers,
     tools: Tools,
+    files: FileStore,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
 ) -> FastAPI:
@@ -71,6 +74,7 @@ def create_app(
         live=live,
         client=client,
         runs=RunService(client, live, routes),
+        files=files,
         catalog=Catalog(providers, tools),
         tails=tails,
         temporal_ui=temporal_ui,

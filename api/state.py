@@ -10,6 +10,7 @@ from api.services.runs import RunService
 from api.tail import Tails
 from live.bus import LiveBus
 from storage.database import Database
+from tools.store import FileStore
 from workflows.client import RunClient
 
 
@@ -19,6 +20,7 @@ class Service:
     live: LiveBus
     client: RunClient
     runs: RunService
+    files: FileStore
     catalog: Catalog
     tails: Tails
     temporal_ui: str | None

@@ -170,6 +170,7 @@ async def _serve(
         client=runs,
         providers=everything.providers,
         tools=everything.tools,
+        files=everything.files,
         routes=everything.routes,
         temporal_ui=temporal_ui,
     )

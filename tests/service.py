@@ -115,6 +115,7 @@ class ServiceThread:
                 client=runs,
                 providers=self.parts.providers,
                 tools=self.parts.tools,
+                files=self.parts.files,
                 routes=self.parts.routes,
                 temporal_ui=None,
             )

@@ -7,6 +7,7 @@ checked is what is opened, also when somebody swaps a folder for a link in betwe
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Generator
@@ -14,7 +15,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
+from uuid import uuid4
 
 from domain.errors import ToolFailed
 from domain.tools import Quota
@@ -137,6 +139,24 @@ class RunDirectory:
             _prune(own)
             return answer
 
+    def add(self, path: str, source: BinaryIO) -> None:
+        """Put a copy there, unless something is there already. Raises ToolFailed."""
+        parts = _file(path)
+        with explained(path), self._locked(), self._folder((RESERVED,), create=True) as own:
+            with suppress(FileNotFoundError), self._folder(parts[:-1]) as folder:
+                if _exists(folder, parts[-1]):
+                    return
+            self._check_room(path, os.fstat(source.fileno()).st_size)
+            staged = f"{uuid4().hex}.mount"
+            created = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=own)
+            try:
+                with open(created, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                with self._folder(parts[:-1], create=True) as folder, suppress(FileExistsError):
+                    os.link(staged, parts[-1], src_dir_fd=own, dst_dir_fd=folder)
+            finally:
+                os.unlink(staged, dir_fd=own)
+
     def reserve(self) -> None:
         """Make the folder of the receipts, so that something can be mounted over it. Raises ToolFailed."""
         with explained(RESERVED), self._folder((RESERVED,), create=True):
@@ -156,7 +176,10 @@ class RunDirectory:
     def _check_quota(self, path: str, new_bytes: int, old_bytes: int) -> None:
         if new_bytes > MAX_WRITE_BYTES:
             raise ToolFailed(f"{path}: a file that is written has at most {MAX_WRITE_BYTES // 1_000_000} MB")
-        quota, total, count = self._quota, new_bytes - old_bytes, 0
+        self._check_room(path, new_bytes - old_bytes)
+
+    def _check_room(self, path: str, more_bytes: int) -> None:
+        quota, total, count = self._quota, more_bytes, 0
         for entry in islice(walk(self._descriptor), quota.entries):
             total, count = total + entry.status.st_size * stat.S_ISREG(entry.status.st_mode), count + 1
         if total > quota.bytes or count == quota.entries:

@@ -16,6 +16,7 @@ from tools.ask_user import AskUser
 from tools.files import Edit, Read, Write
 from tools.find import Glob, Grep
 from tools.functions import PythonFunction
+from tools.publish import PublishArtifact
 from tools.sandbox import Sandbox
 from tools.shell import Bash
 from tools.web_fetch import WebFetch
@@ -32,7 +33,8 @@ class Waiting(Protocol):
 
 def builtin_tools(allow_hosts: frozenset[str] = frozenset(), shell: Bash | None = None) -> tuple[Tool, ...]:
     """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public."""
-    return Read(), Write(), Edit(), Glob(), Grep(), shell or Bash(Sandbox()), WebFetch(allow_hosts), AskUser()
+    bash = shell or Bash(Sandbox())
+    return Read(), Write(), Edit(), Glob(), Grep(), bash, PublishArtifact(), WebFetch(allow_hosts), AskUser()
 
 
 def load_functions(modules: Sequence[str]) -> tuple[Tool, ...]:

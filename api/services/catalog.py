@@ -44,9 +44,7 @@ class Catalog:
     def _check_network(self, pointer: str) -> None:
         shell = self.tools.get("bash")
         if not (isinstance(shell, Bash) and shell.may_have_network):
-            detail = (
-                "No shell may have the network here: the operator allows it in perdure.toml, [tools.shell] network."
-            )
+            detail = "No shell may have the network here: the operator allows it in perdure.toml, [tools.shell] network."
             raise Invalid(detail, Pointer(pointer=pointer, detail=detail))
 
 

@@ -36,7 +36,8 @@ class Nested(BaseModel):
 def test_the_toolset() -> None:
     tools = Tools(builtin_tools(), [greet])
 
-    assert tools.names == ("read", "write", "edit", "glob", "grep", "bash", "web_fetch", "ask_user", "greet")
+    files = ("read", "write", "edit", "glob", "grep")
+    assert tools.names == (*files, "bash", "publish_artifact", "web_fetch", "ask_user", "greet")
     assert [name for name in tools.names if not tools.is_builtin(name)] == ["greet"]
     assert [name for name in tools.names if tools.offer(name).waits_for] == ["ask_user"]
     assert tools.get("greet") is greet
@@ -44,7 +45,7 @@ def test_the_toolset() -> None:
     assert not tools.is_builtin("none")
     assert {name: tool.effect.value for name in tools.names if (tool := tools.get(name))} == {
         **dict.fromkeys(("read", "glob", "grep", "web_fetch", "greet"), "read"),
-        **dict.fromkeys(("write", "edit"), "idempotent"),
+        **dict.fromkeys(("write", "edit", "publish_artifact"), "idempotent"),
         **dict.fromkeys(("bash", "ask_user"), "once"),
     }
     assert [name for name in tools.names if tools.offer(name).policy == "always_ask"] == list(ASKING)
