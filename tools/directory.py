@@ -96,16 +96,18 @@ class RunDirectory:
                 return os.dup(folder)
             return _open(folder, parts[-1], path, stat.S_ISREG, stat.S_ISDIR)
 
+    def open_file(self, path: str) -> BinaryIO:
+        """Open a regular file for reading. Raises ToolFailed."""
+        parts = _file(path)
+        with explained(path), self._folder(parts[:-1]) as folder:
+            return open(_open(folder, parts[-1], path, stat.S_ISREG), "rb")
+
     def read(self, path: str) -> bytes:
         """A regular file's content. Raises ToolFailed, also above 10 MB."""
-        parts = _file(path)
-        with explained(path):
-            with self._folder(parts[:-1]) as folder:
-                descriptor = _open(folder, parts[-1], path, stat.S_ISREG)
-            with open(descriptor, "rb") as file:
-                if os.fstat(descriptor).st_size > MAX_FILE_BYTES:
-                    raise ToolFailed(f"{path}: larger than {MAX_FILE_BYTES // 1_000_000} MB")
-                return file.read(MAX_FILE_BYTES)
+        with self.open_file(path) as file, explained(path):
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                raise ToolFailed(f"{path}: larger than {MAX_FILE_BYTES // 1_000_000} MB")
+            return file.read(MAX_FILE_BYTES)
 
     def replace(self, path: str, key: str, change: Callable[[bytes | None], Change]) -> str:
         """Replace a file's content, once for each `key`; returns the answer of the time when it was done.

@@ -2,8 +2,6 @@
 
 import asyncio
 import mimetypes
-import os
-import stat
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -55,11 +53,7 @@ def _publish(arguments: PublishArguments, context: ToolContext) -> ToolAnswer:
         raise ToolFailed("give it a name that can be read")
     # The events of a session have ids that sort by time, and so have its artifacts.
     artifact_id = f"artf_{context.tool_use_id.partition('_')[2]}"
-    with RunDirectory(context.directory) as directory:
-        descriptor = directory.open(path)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ToolFailed(f"{path}: it is a folder; publish a file, such as an archive of it")
+    with RunDirectory(context.directory) as directory, directory.open_file(path) as file:
         kept = keep(file, store_beside(context.directory) / artifact_id, context.quota.bytes)
     media_type = media_type_of(arguments.media_type) or mimetypes.guess_type(name)[0] or UNKNOWN_MEDIA_TYPE
     event = AgentArtifact(

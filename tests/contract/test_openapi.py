@@ -8,6 +8,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 from schemathesis import GenerationMode
+from schemathesis.core.errors import InvalidSchema
 from schemathesis.specs.openapi import checks
 
 from tests.service import Workspace
@@ -72,6 +73,7 @@ def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
         if "{" in operation.path:
             run = workspace.start({"text": "hello"}).wait()  # fresh each time: some operations archive and delete
             known = {"run_id": run["id"], "session_id": run["session_id"], "agent_id": run["agent"]["id"], "version": 1}
+            known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}
             statuses |= fuzz(operation, workspace, known)
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
@@ -83,6 +85,16 @@ def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
         "POST /v1/agents/{agent_id}/rollback",
         "DELETE /v1/api_keys/{key_id}",
     }
+
+
+def given_and_published(workspace: Workspace) -> dict[str, Any]:
+    """Ids of a file and an artifact."""
+    file = workspace.http.post("/v1/files", files={"file": ("a.txt", b"given")}).json()["id"]
+    publish = {"tools": [{"name": "publish_artifact", "input": {"path": "a.txt"}}]}
+    resources = [{"type": "file", "file_id": file, "mount_path": "a.txt"}]
+    run = workspace.start(publish, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
+    (artifact,) = workspace.get(f"/v1/sessions/{run['session_id']}/artifacts")["data"]
+    return {"file_id": file, "artifact_id": artifact["id"]}
 
 
 def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> set[int]:
@@ -108,7 +120,11 @@ def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> set[int]:
         headers = {"Authorization": f"Bearer {workspace.key}"}
         statuses.add(case.call_and_validate(headers=headers, checks=CHECKS, timeout=20).status_code)
 
-    one()
+    try:
+        one()
+    except InvalidSchema:
+        # Of its own: it has bent the schema so far that nothing fits it. What was sent until then was checked.
+        assert statuses, operation.path
     return statuses
 
 
