@@ -12,7 +12,7 @@ from domain import errors
 from domain.events import EventPayload
 from domain.keys import SCOPES
 from providers.config import AnthropicConfig, CommandConfig, OpenAICompatibleConfig, ScriptedConfig, presets
-from settings import Settings
+from settings import Settings, ShellSettings
 from tools.registry import builtin_tools
 
 REFERENCE = Path(__file__).parent / "reference.md"
@@ -31,9 +31,10 @@ def reference() -> str:
         "## perdure.toml",
         "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with "
         "Python modules "
-        'of your own tools, and `fetch_allow_hosts = ["host:port"]`. Unknown keys are errors. '
+        'of your own tools, and `fetch_allow_hosts = ["host:port"]`. `[tools.shell]` is the shell\'s. Unknown keys are errors. '
         f"There without configuration: {', '.join(f'`{name}`' for name in presets())}.",
         *(_provider(config) for config in (AnthropicConfig, OpenAICompatibleConfig, CommandConfig, ScriptedConfig)),
+        "### tools.shell\n\n" + _keys(ShellSettings),
         "## Built-in tools",
         _table(("tool", "effect", "what it does"), [(f"`{t.name}`", t.effect.value, t.description) for t in builtin_tools()]),
         "## HTTP",
@@ -56,11 +57,15 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
 
 
 def _provider(config: Any) -> str:
+    return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _keys(config)
+
+
+def _keys(config: Any) -> str:
     rows = [
         (f"`{name}`", "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`")
         for name, field in config.model_fields.items()
     ]
-    return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _table(("key", "default"), rows)
+    return _table(("key", "default"), rows)
 
 
 def _operations() -> list[tuple[str, str, str]]:
