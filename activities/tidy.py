@@ -16,8 +16,6 @@ from tools.store import STORED, FileStore
 EVERY_SECONDS = 86_400.0
 AT_MOST_SECONDS = 20.0
 """After this long the rest is the next sweep's."""
-SETTLED_SECONDS = 86_400.0
-"""A stored file younger than this may belong to what is not committed yet."""
 PAGE = 200
 
 
@@ -39,21 +37,28 @@ class Tidy:
         """Whether all was looked at within that time."""
         until = time.monotonic() + seconds
         for workspace in await asyncio.to_thread(_names, self._files.root):
-            for page in _pages(await asyncio.to_thread(_names, self._files.root / workspace)):
+            folder = self._files.root / workspace
+            for page in _pages(await asyncio.to_thread(_names, folder)):
                 async with self._database.write() as transaction:
                     sessions = [name for name in page if name.startswith("sesn_")]
-                    gone = await expire_directories(transaction.connection, sessions, now() - self._keep)
+                    idle, unknown = await expire_directories(transaction.connection, sessions, now() - self._keep)
                 left = [name for name in page if name.startswith(".")]  # by a removal that was cut off
-                for session_id in (*gone, *left):
+                for session_id in (*idle, *await asyncio.to_thread(self._old, folder, unknown), *left):
                     await asyncio.to_thread(self._files.remove_directory, workspace, session_id)
                     if time.monotonic() > until:
                         return False
-            for page in _pages(await asyncio.to_thread(_settled, self._files.root / workspace / STORED)):
+            stored = await asyncio.to_thread(_names, folder / STORED)
+            for page in _pages(await asyncio.to_thread(self._old, folder / STORED, stored)):
                 async with self._database.read() as connection:
                     known = await stored_ids(connection, page)
                 unknown = [name for name in page if name not in known]
                 await asyncio.to_thread(self._files.remove_stored, workspace, unknown)
         return True
+
+    def _old(self, folder: Path, names: Sequence[str]) -> list[str]:
+        """What no row names is kept as long: it may be another database that we were started with by mistake."""
+        before = time.time() - self._keep.total_seconds()
+        return [name for name in names if _changed_at(folder / name) < before]
 
 
 def _names(folder: Path) -> list[str]:
@@ -63,9 +68,11 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _settled(folder: Path) -> list[str]:
-    before = time.time() - SETTLED_SECONDS
-    return [name for name in _names(folder) if (folder / name).stat().st_mtime < before]
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _pages(names: Sequence[str]) -> Iterator[Sequence[str]]:

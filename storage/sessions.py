@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, not_, select, update
+from sqlalchemy import and_, delete, select, update
 from sqlmodel import col
 
 from domain.clock import now
@@ -136,15 +136,18 @@ async def resources_mounted(connection: Connection, session_id: str, count: int)
         await connection.execute(update(SessionRow).where(col(SessionRow.id) == session_id).values(resources_pending=False))
 
 
-async def expire_directories(connection: Connection, session_ids: Sequence[str], before: datetime) -> list[str]:
-    """Those of the sessions whose directories may go: gone themselves, or idle since before that time.
+async def expire_directories(
+    connection: Connection, session_ids: Sequence[str], before: datetime
+) -> tuple[list[str], list[str]]:
+    """Those of the sessions that have been idle since before that time, and those that there are not.
 
-    The files that were given to them are to be put there again if they go on.
+    Files that were given to the idle ones are to be put into their directories again if they go on.
     """
     idle = (col(SessionRow.updated_at) < before, col(SessionRow.active_run_id).is_(None))
     mine = col(SessionRow.id).in_(session_ids)
     await connection.execute(
         update(SessionRow).where(mine, *idle, col(SessionRow.resources).is_not(None)).values(resources_pending=True)
     )
-    kept = set((await connection.execute(select(col(SessionRow.id)).where(mine, not_(and_(*idle))))).scalars())
-    return [session_id for session_id in session_ids if session_id not in kept]
+    rows = await connection.execute(select(col(SessionRow.id), and_(*idle).label("idle")).where(mine))
+    known = {row.id: row.idle for row in rows}
+    return [id for id, idle in known.items() if idle], [id for id in session_ids if id not in known]

@@ -384,7 +384,11 @@ def test_the_directory_of_an_idle_session_goes_and_what_was_given_or_published_s
     (left / "x").mkdir(parents=True)
     unknown = stored(workspace, file)[0].with_name("artf_unknown")
     unknown.write_text("x")
-    os.utime(unknown, (1, 1))
+    gone, strange = held.with_name("sesn_gone"), held.with_name("sesn_strange")
+    gone.mkdir()
+    strange.mkdir()
+    for old in (unknown, gone):
+        os.utime(old, (1, 1))
     age(service, session, 31)
     age(service, waiting.row["session_id"], 31)
 
@@ -392,7 +396,7 @@ def test_the_directory_of_an_idle_session_goes_and_what_was_given_or_published_s
 
     assert not list(service.parts.files.root.glob(f"*/{session}"))
     assert not left.exists()
-    assert not unknown.exists()
+    assert [path.exists() for path in (unknown, gone, strange)] == [False, False, True]
     assert held.exists()  # a run is at work there
     assert (directory(workspace, young) / "own.txt").exists()
     (artifact,) = workspace.get(f"/v1/sessions/{session}/artifacts")["data"]
