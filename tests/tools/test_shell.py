@@ -3,69 +3,32 @@
 import asyncio
 import os
 import secrets
-import shlex
-import shutil
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from pydantic import ValidationError
 
 from domain.errors import ToolFailed
-from domain.tools import Quota, ToolContext
+from domain.tools import ToolContext
 from tests.service import Workspace
 from tests.tools.conftest import tool_use
+from tests.tools.shells import MARKS, QUOTA, SHELL, alive, python, refused, run, until
 from tools.files import Read, Write
 from tools.find import Glob, Grep
 from tools.sandbox import NoSandbox, Sandbox, ShellLimits
 from tools.shell import Bash, BashArguments
 
-pytestmark = [
-    pytest.mark.single_database,
-    pytest.mark.skipif(shutil.which("bwrap") is None and os.environ.get("CI") != "true", reason="bubblewrap is not installed"),
-]
-
-MB = 1 << 20
-LIMITS = ShellLimits(seconds=20, cpu_seconds=20, memory_bytes=256 * MB, processes=64)
-SHELL = Bash(Sandbox(limits=LIMITS))
-QUOTA = Quota(bytes=20 * MB, entries=500)
+pytestmark = MARKS
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> ToolContext:
     return ToolContext("wrkspc_1", "sesn_1", "run_1", "toolu_1", tmp_path / "files/wrkspc_1/sesn_1", QUOTA)
-
-
-async def run(context: ToolContext, command: str, shell: Bash = SHELL) -> str:
-    return await shell.call(BashArguments(command=command), context)
-
-
-async def refused(context: ToolContext, command: str, shell: Bash = SHELL) -> str:
-    with pytest.raises(ToolFailed) as failure:
-        await run(context, command, shell)
-    return failure.value.message
-
-
-def python(program: str) -> str:
-    return f"/usr/bin/python3 -c {shlex.quote(program)}"
-
-
-def alive(marker: str) -> list[psutil.Process]:
-    """Processes with that in their command line."""
-    return [process for process in psutil.process_iter(["cmdline"]) if marker in " ".join(process.info["cmdline"] or [])]
-
-
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 async def test_a_command(context: ToolContext) -> None:
@@ -237,65 +200,6 @@ async def test_there_is_no_terminal_to_type_into(context: ToolContext) -> None:
 
     assert seen.count("no:") == 2
     assert "not a tty" in seen
-
-
-THREADS = """
-import threading, time
-threading.stack_size(1 << 18)
-for _ in range(100):
-    threading.Thread(target=time.sleep, args=(15,)).start()
-"""
-
-
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        ("f() { f | f & }; f; sleep 15", "64 processes"),
-        (python(THREADS), "64 processes"),
-        (python("import os, time\nfor _ in range(4): os.fork()\nx = bytearray(40 << 20)\ntime.sleep(15)"), "256 MB of memory"),
-        (
-            python("import mmap, time\nm = mmap.mmap(-1, 1 << 30)\nfor n in range(1 << 18): m[n << 12] = 1\ntime.sleep(15)"),
-            "memory",
-        ),
-        ("for n in 1 2 3; do head -c 9000000 /dev/zero > $n; done; sleep 15", "directory holds (20 MB)"),
-        ("exec 5> x 6> y; rm x y; head -c 15000000 /dev/zero >&5; head -c 15000000 /dev/zero >&6; sleep 15", "directory holds"),
-        ("mkdir a; head -c 15000000 /dev/zero > a/x; chmod 0 a; head -c 15000000 /dev/zero > y; sleep 15", "directory holds"),
-        ("for n in $(seq 510); do : > $n; done; sleep 15", "more files"),
-        ("cd /tmp; " + python("for n in range(25000): open(str(n), 'w')\nimport time\ntime.sleep(15)"), "more files"),
-        ("while mkdir d && cd d; do :; done; sleep 15", "nested too deep"),
-    ],
-    ids=["forks", "threads", "memory", "shared memory", "disk", "unlinked", "locked folder", "files", "tmp files", "depth"],
-)
-async def test_too_much_is_stopped(context: ToolContext, command: str, reason: str) -> None:
-    began = time.monotonic()
-    assert reason in await refused(context, command)
-    assert time.monotonic() - began < 14
-    assert "fine" in await run(context, "chmod -R u+rwx . 2>/dev/null; find . -mindepth 1 -delete 2>/dev/null; echo fine")
-    assert await run(context, "ls -A") == ".perdure\n"
-
-
-async def test_one_large_file_and_a_full_tmp_are_refused_by_the_system(context: ToolContext) -> None:
-    seen = await run(context, "head -c 30000000 /dev/zero > x; truncate -s 1T y; head -c 300000000 /dev/zero > /tmp/x; rm x y")
-
-    assert seen.count("File too large") >= 1
-    assert await run(context, "ls -A") == ".perdure\n"
-
-
-@pytest.mark.parametrize(
-    ("limits", "reason"),
-    [
-        (ShellLimits(seconds=1), "took longer than 1 seconds"),
-        (ShellLimits(seconds=20, cpu_seconds=1), "more than 1 seconds of CPU"),
-    ],
-    ids=["time", "cpu"],
-)
-async def test_time_is_limited_and_what_was_printed_is_kept(context: ToolContext, limits: ShellLimits, reason: str) -> None:
-    shell = Bash(Sandbox(limits=limits))
-
-    said = await refused(context, "echo so far; trap '' TERM INT HUP XCPU; while :; do :; done", shell)
-
-    assert said.startswith("so far\n[The command")
-    assert reason in said
 
 
 async def test_a_background_process_does_not_survive(context: ToolContext) -> None:
