@@ -78,8 +78,7 @@ def doctor(context: typer.Context) -> None:
 
     it = of(context)
     well = True
-    found = examine(lambda: it.client, _settings().data_dir, lambda: load_settings().file().mcp, secret_reader())
-    for finding in found:
+    for finding in examine(lambda: it.client, _settings().data_dir, lambda: load_settings().file(), secret_reader()):
         mark = "ok   " if finding.ok else "FAIL " if finding.needed else "-    "
         it.screen.answer(f"{mark} {finding.what}: {finding.detail}")
         well = well and (finding.ok or not finding.needed)

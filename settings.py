@@ -13,6 +13,7 @@ from domain.errors import Invalid
 from domain.secrets import Secrets
 from providers.config import BaseUrl, EnvName, ProviderConfig, presets
 from tools.mcp.config import McpCommand
+from tools.sandbox import ShellLimits
 
 
 class _SearchSettings(BaseModel):
@@ -42,6 +43,25 @@ class TavilySettings(_SearchSettings):
     """The name of a variable, never the key."""
 
 
+class ShellSettings(BaseModel):
+    """`[tools.shell]`: limits of one command with all that it starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    """`none`: commands can do all that the service's own user can."""
+    network: bool = False
+    """Whether agents may be given the network for their commands."""
+    timeout_seconds: float = Field(default=120, gt=0, le=86_400)
+    cpu_seconds: int = Field(default=300, ge=1)
+    memory_mb: int = Field(default=2048, ge=64)
+    processes: int = Field(default=256, ge=16)
+
+    @property
+    def limits(self) -> ShellLimits:
+        return ShellLimits(self.timeout_seconds, self.cpu_seconds, self.memory_mb << 20, self.processes)
+
+
 class ToolSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,6 +73,7 @@ class ToolSettings(BaseModel):
     """Where `web_search` asks. Without it there is no such tool."""
     mcp_allow_hosts: frozenset[str] = frozenset()
     """`host:port` pairs under which agents' MCP servers may be although their addresses are private, or not https."""
+    shell: ShellSettings = ShellSettings()
 
 
 class SecretSettings(BaseModel):
@@ -118,6 +139,14 @@ class Settings(BaseSettings):
     """How long an API that is told to stop still answers, its `/readyz` with 503, so that load balancers leave it out first."""
     config: Path = Path("perdure.toml")
     """The file of providers, queues and tools."""
+    files_dir: Path | None = None
+    """Where the directories of sessions, uploaded files and artifacts are kept. Default: `files` in the data folder."""
+    files_quota_mb: int = Field(default=1024, ge=1)
+    """How much the directory of a session may hold."""
+    files_max_mb: int = Field(default=500, ge=1)
+    """The size of the largest file that can be uploaded."""
+    files_keep_days: float = Field(default=30, gt=0)
+    """How long after a session's last activity its directory is kept."""
     log_format: Literal["text", "json"] = "text"
     """How logs are written to standard error."""
     task_queue: str = "perdure"
@@ -145,8 +174,8 @@ class Settings(BaseSettings):
 
     @property
     def files(self) -> Path:
-        """Where the directories of sessions are kept that file tools work in."""
-        return self.data_dir.resolve() / "files"
+        """Where the directories of sessions, uploaded files and artifacts are kept."""
+        return (self.files_dir or self.data_dir / "files").resolve()
 
     def file(self) -> ConfigFile:
         """`perdure.toml`, or its defaults. Raises Invalid with the place of each fault."""

@@ -19,10 +19,12 @@ from activities.model import ModelActivities
 from activities.recall import Recall
 from activities.records import RecordActivities
 from activities.sweep import SweepActivities
+from activities.tidy import Tidy
 from activities.tools import ToolActivities
 from activities.waits import WaitActivities
 from domain.errors import Invalid
 from domain.secrets import Secrets
+from domain.tools import Quota
 from live.bus import LiveBus
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
@@ -37,7 +39,10 @@ from tools.mcp.source import McpTools
 from tools.mcp.web import Network
 from tools.public_http import PublicHttp
 from tools.registry import Tools, builtin_tools, load_functions
+from tools.sandbox import Sandbox
 from tools.search_backends import Brave, SearXNG, Tavily
+from tools.shell import Bash
+from tools.store import FileStore
 from tools.toolbox import Toolbox
 from tools.web_search import WebSearch
 from workflows.agent_run import AgentRun
@@ -60,6 +65,7 @@ class Parts:
     http: PublicHttp
     secrets: Secrets
     mcp: McpTools
+    files: FileStore
     routes: Mapping[str, Route]
     queues: Mapping[str, int]
 
@@ -79,6 +85,8 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
     # It quotes what servers send, credentials that they echo included.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     mcp = McpTools(file.mcp, read, secrets, Network(file.tools.mcp_allow_hosts))
+    shell = file.tools.shell
+    sandbox = Sandbox(shell.sandbox, shell.limits)
     async with _live_bus(settings, alone) as live:
         database = Database(settings.database, live.wake)
         try:
@@ -87,10 +95,14 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 database=database,
                 live=live,
                 providers=providers,
-                tools=Tools(builtin_tools(file.tools.fetch_allow_hosts, search), load_functions(file.tools.modules)),
+                tools=Tools(
+                    builtin_tools(file.tools.fetch_allow_hosts, search, Bash(sandbox, may_have_network=shell.network)),
+                    load_functions(file.tools.modules),
+                ),
                 http=PublicHttp(file.tools.fetch_allow_hosts),
                 secrets=secrets,
                 mcp=mcp,
+                files=FileStore(settings.files, Quota(bytes=settings.files_quota_mb << 20), settings.files_max_mb << 20),
                 routes=routes(configs),
                 queues=file.queues,
             )
@@ -169,11 +181,12 @@ async def working(
     sources = (parts.tools, CustomTools(), HttpTools(parts.http, parts.secrets))
     recall, toolbox = Recall(), Toolbox(sources, parts.mcp)
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
-    tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
+    tools = ToolActivities(parts.database, recall, toolbox, parts.files)
     records = RecordActivities(parts.database, parts.routes)
     waits = WaitActivities(parts.database)
     runs = RunClient(client, main)
-    sweep = SweepActivities(parts.database, client, runs, parts.routes)
+    tidy = Tidy(parts.database, parts.files, timedelta(days=parts.settings.files_keep_days))
+    sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy)
     bookkeeping = [records.pause, records.answer, records.finish, waits.idle, waits.wake, sweep.run, sweep.settle]
     deployment = _deployment(parts.settings)
     workers: list[Worker] = []

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -16,8 +16,9 @@ from activities.tool_uses import result_of
 from domain.approvals import ApprovalStatus, Decision
 from domain.clock import now
 from domain.commands import ToolInput, Verdict
-from domain.errors import NotFound, RunFinished
+from domain.errors import NotFound, RunFinished, ToolFailed
 from domain.events import AgentMcpToolUse, AgentToolStarted, AgentToolUse, Event
+from domain.files import MountedFile
 from domain.mcp import tool_name
 from domain.tools import Effect, ToolContext
 from storage.approvals import Approvals
@@ -25,8 +26,12 @@ from storage.database import Database
 from storage.decisions import Decisions
 from storage.journal import Draft, Journal, read_one, written
 from storage.runs import Runs
+from storage.sessions import pending_resources, resources_mounted
 from storage.tables import ApprovalRow
+from tools.store import FileStore
 from tools.toolbox import Toolbox, ToolOutcome, call_tool, no_such_tool
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
@@ -38,9 +43,9 @@ CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown.
 
 
 class ToolActivities:
-    """Tool calls. `files` holds a directory per workspace and session, the only one a tool may touch."""
+    """Tool calls. `files` holds a directory per session, the only one a tool may touch."""
 
-    def __init__(self, database: Database, recall: Recall, toolbox: Toolbox, files: Path) -> None:
+    def __init__(self, database: Database, recall: Recall, toolbox: Toolbox, files: FileStore) -> None:
         self._database = database
         self._recall = recall
         self._toolbox = toolbox
@@ -65,6 +70,7 @@ class ToolActivities:
                 return
             use = await read_one(connection, call.session_id, call.tool_use_id)
             run = await Runs(connection).standing(call.run_id)
+            resources = await pending_resources(connection, call.session_id)
         assert isinstance(use.payload, AgentToolUse | AgentMcpToolUse)
         asked = use.payload.input
         note = ""
@@ -86,6 +92,8 @@ class ToolActivities:
             effect = Effect((use.private or {}).get("effect", Effect.ONCE))
             tool = self._toolbox.mcp.unlisted(config, use.payload.mcp_server_name, use.payload.name, effect)
         once = tool is not None and tool.effect is Effect.ONCE
+        if resources:
+            await self._mount(call, resources)
         # Unbroken, so that a cancellation cannot leave it open whether this was written.
         lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
         began = now()
@@ -94,7 +102,8 @@ class ToolActivities:
             session_id=call.session_id,
             run_id=call.run_id,
             tool_use_id=use.id,
-            directory=self._files / call.workspace_id / call.session_id,
+            directory=self._files.directory(call.workspace_id, call.session_id),
+            quota=self._files.quota,
         )
         if tool is None:
             outcome = no_such_tool(name, tools)
@@ -134,6 +143,16 @@ class ToolActivities:
                 return await Decisions(transaction.connection, journal).settle(approval, decision)
 
         return await patiently(settle)
+
+    async def _mount(self, call: ToolInput, resources: Sequence[MountedFile]) -> None:
+        """Put the files that were given to the session into its directory. One that was deleted meanwhile is left out."""
+        for resource in resources:
+            try:
+                await asyncio.to_thread(self._files.mount, call.workspace_id, call.session_id, resource.file_id, resource.path)
+            except ToolFailed as error:
+                log.warning("file %s is not put into session %s: %s", resource.file_id, call.session_id, error.message)
+        async with self._database.write() as transaction:
+            await resources_mounted(transaction.connection, call.session_id, len(resources))
 
     async def _first_start(self, call: ToolInput, key: str) -> bool:
         """Write that a tool starts that must never start twice; False when an earlier attempt had written it."""

@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.routes import agents, approvals, catalog, events, health, keys, runs, sessions, streams
+from api.routes import agents, approvals, artifacts, catalog, events, files, health, keys, runs, sessions, streams
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
@@ -22,12 +22,14 @@ from storage.database import Database
 from storage.starts import Route
 from tools.mcp.source import McpTools
 from tools.registry import Tools
+from tools.store import FileStore
 from workflows.client import RunClient
 
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-ROUTERS = tuple(module.router for module in (health, agents, streams, sessions, events, runs, approvals, catalog, keys))
+_MODULES = (health, agents, streams, sessions, events, artifacts, runs, approvals, files, catalog, keys)
+ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 
 class RequestId:
@@ -64,6 +66,7 @@ def create_app(
     tools: Tools,
     mcp: McpTools,
     secrets: Secrets,
+    files: FileStore,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
 ) -> FastAPI:
@@ -77,6 +80,7 @@ def create_app(
         client=client,
         runs=RunService(client, live, routes),
         answers=AnswerService(client),
+        files=files,
         catalog=Catalog(providers, tools, mcp, secrets),
         tails=tails,
         temporal_ui=temporal_ui,

@@ -172,6 +172,7 @@ async def _serve(
         tools=everything.tools,
         mcp=everything.mcp,
         secrets=everything.secrets,
+        files=everything.files,
         routes=everything.routes,
         temporal_ui=temporal_ui,
     )

@@ -13,7 +13,7 @@ from domain.events import EventPayload
 from domain.keys import SCOPES
 from domain.tools import Tool
 from providers.config import AnthropicConfig, CommandConfig, OpenAICompatibleConfig, ScriptedConfig, presets
-from settings import BraveSettings, SearXNGSettings, Settings, TavilySettings
+from settings import BraveSettings, SearXNGSettings, Settings, ShellSettings, TavilySettings
 from tools.mcp.config import McpCommand
 from tools.registry import builtin_tools
 from tools.search_backends import SearXNG
@@ -36,9 +36,11 @@ def reference() -> str:
         '`[secrets] NAME = { env = "VARIABLE" }` gives a secret the name by which agents use it. '
         "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with "
         "Python modules of your own tools, "
-        'and `fetch_allow_hosts = ["host:port"]` and `mcp_allow_hosts = ["host:port"]`. Unknown keys are errors. '
+        'and `fetch_allow_hosts = ["host:port"]` and `mcp_allow_hosts = ["host:port"]`. '
+        "`[tools.shell]` is the shell's. Unknown keys are errors. "
         f"There without configuration: {', '.join(f'`{name}`' for name in presets())}.",
         *(_provider(config) for config in (AnthropicConfig, OpenAICompatibleConfig, CommandConfig, ScriptedConfig)),
+        "### tools.shell\n\n" + _keys(ShellSettings),
         "### [mcp.NAME]",
         _keys(McpCommand),
         *(_search(config) for config in (SearXNGSettings, BraveSettings, TavilySettings)),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from domain.mcp import ServerName
 from domain.strict import Strict
@@ -15,7 +15,7 @@ TOOLSET_TOOLS = ("bash", "edit", "glob", "grep", "read", "web_fetch", "web_searc
 
 Policy = Literal["always_allow", "always_ask", "always_deny"]
 
-ASKING: tuple[str, ...] = ()
+ASKING: tuple[str, ...] = ("bash",)
 """Those of them of which a person is asked first, where the agent does not say."""
 
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -33,6 +33,15 @@ class ToolConfig(Strict):
     type: str | None = None
     enabled: bool = True
     permission_policy: PermissionPolicy | None = None
+    network: bool = False
+    """Of `bash` only: whether its commands have the network, where the operator allows that."""
+
+    @field_validator("network")
+    @classmethod
+    def _of_bash(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("name") != "bash":
+            raise ValueError("only bash can be given the network")
+        return value
 
 
 class ToolDefault(Strict):
@@ -50,6 +59,11 @@ class Toolset(Strict):
     def config(self, name: str) -> ToolConfig | ToolDefault:
         """What is said about the tool of that name."""
         return next((config for config in self.configs if config.name == name), self.default_config)
+
+    @property
+    def network(self) -> bool:
+        """Whether commands of `bash` have the network."""
+        return any(config.network for config in self.configs)
 
     def policy(self, name: str) -> Policy | None:
         said = self.config(name).permission_policy or self.default_config.permission_policy

@@ -10,6 +10,7 @@ PerdureError
 ├── Conflict                true, but not now                              409
 │   ├── RunFinished  SessionBusy  VersionConflict  Archived  ApprovalDecided  AlreadyAnswered  IdempotencyInFlight
 ├── TooLarge                the body is over the limit                     413
+├── RangeNotSatisfiable     a download has not that many bytes             416
 ├── IdempotencyKeyReused    same key, other body                           422
 ├── Unavailable             a part that the answer needs is not reachable  503
 │   └── DatabaseAway        the database does not answer, it may come back
@@ -116,6 +117,10 @@ class IdempotencyInFlight(Conflict):
 
 class TooLarge(PerdureError):
     code, status, title = "too_large", 413, "Too large"
+
+
+class RangeNotSatisfiable(PerdureError):
+    code, status, title = "range_not_satisfiable", 416, "Range not satisfiable"
 
 
 class IdempotencyKeyReused(PerdureError):

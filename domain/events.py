@@ -166,6 +166,21 @@ class AgentMcpToolResult(Payload):
     duration_ms: int | None = None
 
 
+class AgentArtifact(Payload):
+    """A file that the agent published: a copy that nothing changes any more, at `/v1/artifacts/{artifact_id}/content`."""
+
+    type: Literal["agent.artifact"] = "agent.artifact"
+    artifact_id: str
+    tool_use_id: str
+    name: str
+    description: str | None = None
+    media_type: str
+    size_bytes: int
+    sha256: str
+    path: str
+    """Where it was in the session's directory."""
+
+
 class AgentQuestion(Payload):
     type: Literal["agent.question"] = "agent.question"
     tool_use_id: str
@@ -305,6 +320,7 @@ EventPayload = Annotated[
     | AgentToolResult
     | AgentMcpToolUse
     | AgentMcpToolResult
+    | AgentArtifact
     | AgentQuestion
     | AgentPlan
     | ApprovalRequested

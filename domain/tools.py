@@ -25,6 +25,15 @@ class Effect(StrEnum):
 
 
 @dataclass(frozen=True)
+class Quota:
+    """How much a session's directory may hold."""
+
+    bytes: int = 1 << 30
+    entries: int = 100_000
+    """Files, folders and links."""
+
+
+@dataclass(frozen=True)
 class ToolContext:
     """Where a tool call happens. `directory` is the session's own, shared by its runs; nothing outside it may be touched."""
 
@@ -33,6 +42,7 @@ class ToolContext:
     run_id: str
     tool_use_id: str
     directory: Path
+    quota: Quota = Quota()
 
     @property
     def idempotency_key(self) -> str:

@@ -14,6 +14,7 @@ from domain.clock import now
 from domain.errors import NotFound, RunFinished
 from domain.events import Event, EventPayload, payloads
 from domain.ids import new_id
+from storage.artifacts import record_artifacts
 from storage.changes import Changes, Shape, updating
 from storage.database import Connection
 from storage.projections import project
@@ -113,6 +114,7 @@ class Journal:
                 for index, event in enumerate(events)
             ],
         )
+        await record_artifacts(self._connection, events)
         self._appended.setdefault(session_id, []).extend(events)
         return events
 

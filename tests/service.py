@@ -117,6 +117,7 @@ class ServiceThread:
                 tools=self.parts.tools,
                 mcp=self.parts.mcp,
                 secrets=self.parts.secrets,
+                files=self.parts.files,
                 routes=self.parts.routes,
                 temporal_ui=None,
             )

@@ -18,6 +18,7 @@ from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
 from activities.sweep import SweepActivities
+from activities.tidy import Tidy
 from api.services.answers import AnswerService
 from api.services.runs import NewRun, RunService
 from api.transaction import Unit
@@ -91,7 +92,8 @@ def sweep(service: ServiceThread, since: datetime | None = None) -> SweepResult:
     async def once() -> SweepResult:
         client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
         commands = RunClient(client, service.settings.task_queue)
-        sweeper = SweepActivities(service.parts.database, client, commands, service.parts.routes)
+        tidy = Tidy(service.parts.database, service.parts.files, timedelta(days=30))
+        sweeper = SweepActivities(service.parts.database, client, commands, service.parts.routes, tidy)
         if since is not None:
             await ActivityEnvironment().run(sweeper.run, SweepInput())
         return await ActivityEnvironment().run(sweeper.run, SweepInput(since=since))

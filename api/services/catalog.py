@@ -10,6 +10,7 @@ from tools.http_tools import faults
 from tools.mcp.source import McpTools
 from tools.registry import Tools
 from tools.schemas import Schema, SchemaFault
+from tools.shell import Bash
 from tools.web_search import WebSearch
 
 
@@ -42,6 +43,8 @@ class Catalog:
                     for entry in configs:
                         if entry.enabled or entry.name not in TOOLSET_TOOLS:  # to do without what is not there is fine
                             self._check_tool(entry.name, f"/tools/{index}/configs")
+                    if tool.network:
+                        self._check_network(f"/tools/{index}/configs")
                 case CustomTool(name=name, input_schema=schema):
                     if self.tools.is_builtin(name):
                         raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
@@ -61,6 +64,12 @@ class Catalog:
                 detail = "There is no web search here: the operator has set up none ([tools.web_search] in perdure.toml)."
                 raise Invalid(detail, Pointer(pointer=pointer, detail=detail))
             raise _unknown(pointer, f"tool {name!r}", self.tools.names)
+
+    def _check_network(self, pointer: str) -> None:
+        shell = self.tools.get("bash")
+        if not (isinstance(shell, Bash) and shell.may_have_network):
+            detail = "No shell may have the network here: the operator allows it in perdure.toml, [tools.shell] network."
+            raise Invalid(detail, Pointer(pointer=pointer, detail=detail))
 
 
 def _fault(pointer: str, detail: str) -> Invalid:

@@ -270,6 +270,12 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_proper
     row = run.wait()
     key = workspace.get("/v1/api_keys")["data"][0]["id"]
     ids = {"run_id": run.id, "session_id": row["session_id"], "agent_id": row["agent"]["id"], "key_id": key, "version": "1"}
+    ids["file_id"] = workspace.http.post("/v1/files", files={"file": ("a", b"mine")}).json()["id"]
+    published = {"tools": [{"name": "publish_artifact", "input": {"path": "a"}}]}
+    resources = [{"type": "file", "file_id": ids["file_id"], "mount_path": "a"}]
+    publisher = workspace.start(published, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
+    (artifact,) = workspace.get(f"/v1/sessions/{publisher['session_id']}/artifacts")["data"]
+    ids["artifact_id"] = artifact["id"]
     before = workspace.get(f"/v1/sessions/{ids['session_id']}"), workspace.get(f"/v1/agents/{ids['agent_id']}"), run.row
     with workspace.service.workspace() as stranger:
         asked = [(method, path) for method, path in operations(workspace) if "{" in path]
@@ -292,6 +298,8 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_proper
     after = workspace.get(f"/v1/sessions/{ids['session_id']}"), workspace.get(f"/v1/agents/{ids['agent_id']}"), run.row
     assert after == before
     assert workspace.get("/v1/api_keys")["data"][0]["revoked_at"] is None
+    assert workspace.http.get(f"/v1/files/{ids['file_id']}/content").content == b"mine"
+    assert workspace.http.get(f"/v1/artifacts/{ids['artifact_id']}/content").content == b"mine"
 
 
 @pytest.mark.skipif(secret_reader()("ANTHROPIC_API_KEY") is not None, reason="this machine has a key")
@@ -359,7 +367,7 @@ def operations(workspace: Workspace) -> list[tuple[str, str]]:
 def fill(path: str, ids: dict[str, str]) -> str:
     """The path with those ids; with ones that name nothing where there is none. A new kind of id fails here."""
     names = {"run_id": "run_x", "session_id": "sesn_x", "agent_id": "agent_x", "key_id": "key_x", "approval_id": "appr_x"}
-    known = {**names, "version": "1", **ids}
+    known = {**names, "version": "1", "file_id": "file_x", "artifact_id": "artf_x", **ids}
     return path.format(**known)
 
 

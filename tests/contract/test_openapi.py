@@ -77,6 +77,7 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
             known = {"run_id": run["id"], "session_id": run["session_id"], "agent_id": run["agent"]["id"], "version": 1}
             if "{approval_id}" in operation.path:
                 known["approval_id"] = pending_approval(workspace)
+            known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}
             statuses += fuzz(operation, workspace, known)
         sent += statuses.total()
         if not any(200 <= status < 300 for status in statuses):
@@ -97,6 +98,16 @@ def pending_approval(workspace: Workspace) -> str:
     run = workspace.start({"tools": [{"name": "write", "input": {"file_path": "a", "content": "x"}}]}, tools=tools)
     run.until(lambda row: row["waiting_for"] == "approval")
     return workspace.get("/v1/approvals", run_id=run.id)["data"][0]["id"]
+
+
+def given_and_published(workspace: Workspace) -> dict[str, Any]:
+    """Ids of a file and an artifact."""
+    file = workspace.http.post("/v1/files", files={"file": ("a.txt", b"given")}).json()["id"]
+    publish = {"tools": [{"name": "publish_artifact", "input": {"path": "a.txt"}}]}
+    resources = [{"type": "file", "file_id": file, "mount_path": "a.txt"}]
+    run = workspace.start(publish, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
+    (artifact,) = workspace.get(f"/v1/sessions/{run['session_id']}/artifacts")["data"]
+    return {"file_id": file, "artifact_id": artifact["id"]}
 
 
 def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> Counter[int]:
