@@ -12,6 +12,12 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from tests.chaos.load import OVER, STEPS, TURNS, Caller, Ordeal
 
 Objects = Sequence[Mapping[str, Any]]
+RESULTS = {
+    "agent.tool_result": "tool_use_id",
+    "agent.mcp_tool_result": "mcp_tool_use_id",
+    "user.custom_tool_result": "custom_tool_use_id",
+}
+USES = ("agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use")
 GRACE_SECONDS = 20
 """A cancel that is accepted just before the end may come too late; after this long it may not."""
 _CLOSED = {"completed": WorkflowExecutionStatus.COMPLETED, "cancelled": WorkflowExecutionStatus.CANCELED}
@@ -84,12 +90,16 @@ async def examine(ordeals: Sequence[Ordeal], caller: Caller, ledger: Ledger, tem
             told = [str(event["id"]) for event in story.durable]
             fault = "; ".join(story.faults[:3]) or ("saw no end" if not story.done else f"was told {len(told)} of {len(log)}")
             stories.check(not story.faults and story.done and told == log, f"{viewer.path}: {fault}")
+    decided = Row("approvals decided once, and what was denied not done")
+    for ordeal in ordeals:
+        for holds, fault in await _decided(ordeal, caller, ledger):
+            decided.check(holds, f"{ordeal.session_id}: {fault}")
     known = await caller.pages("/v1/runs?limit=100")
     accepted = {run_id for ordeal in ordeals for run_id in ordeal.run_ids}
     posts.check({row["id"] for row in known} == accepted, f"{len(known)} runs exist, {len(accepted)} were accepted")
     answers = Row("answers with 5xx other than 503")
     answers.check(not caller.server_errors, "; ".join(caller.server_errors[:3]))
-    return [ends, stories, *_deeds(ledger), steps, posts, await _workflows(accepted, caller, temporal), answers]
+    return [ends, stories, *_deeds(ledger), steps, decided, posts, await _workflows(accepted, caller, temporal), answers]
 
 
 def _ended_well(ordeal: Ordeal, row: Mapping[str, Any]) -> bool:
@@ -103,6 +113,9 @@ def _ended_well(ordeal: Ordeal, row: Mapping[str, Any]) -> bool:
 def _happened(ordeal: Ordeal, rows: Objects, events: Objects) -> Iterator[tuple[bool, str]]:
     types = Counter(event["type"] for event in events)
     messages = TURNS if ordeal.kind == "turns" else 1
+    if ordeal.kind == "waited":
+        answered = (types["user.answer"], types["user.custom_tool_result"], types["external_event.received"])
+        yield answered == (1, 1, 1), f"answers, results and events: {answered}"
     yield types["user.message"] == messages, f"{types['user.message']} messages of {messages}"
     if "input" in ordeal.accepted:
         yield types["user.answer"] == 1, f"{types['user.answer']} answers"
@@ -114,9 +127,9 @@ def _happened(ordeal: Ordeal, rows: Objects, events: Objects) -> Iterator[tuple[
 
 
 def _steps(ordeal: Ordeal, events: Objects) -> Iterator[tuple[bool, str]]:
-    results = Counter(event["tool_use_id"] for event in events if event["type"] == "agent.tool_result")
+    results = Counter(event[RESULTS[event["type"]]] for event in events if event["type"] in RESULTS)
     for event in events:
-        if event["type"] == "agent.tool_use":
+        if event["type"] in USES:
             count = results[event["id"]]
             # A cancelled run may end between a tool use and its result.
             yield count == 1 or (count == 0 and ordeal.kind == "cancelled"), f"{event['id']} has {count} results"
@@ -126,6 +139,21 @@ def _steps(ordeal: Ordeal, events: Objects) -> Iterator[tuple[bool, str]]:
         expected = [False, True] * TURNS if ordeal.kind == "turns" else [False] * (STEPS - 1) + [True]
         if not any(event.get("interrupted") for event in events):  # an interrupted step counts as played
             yield last == expected, f"{len(whole)} answers of {len(expected)}"
+
+
+async def _decided(ordeal: Ordeal, caller: Caller, ledger: Ledger) -> list[tuple[bool, str]]:
+    """Of each approval: its row says what was answered, and its tool was called if, and only if, that was yes."""
+    found: list[tuple[bool, str]] = []
+    if ordeal.kind != "approved":
+        return found
+    found.append((len(ordeal.decisions) == 2, f"{len(ordeal.decisions)} of 2 decisions were answered with yes"))
+    for approval in await caller.pages(f"/v1/approvals?run_id={ordeal.run_ids[0]}&limit=100"):
+        use, status = approval["tool_use_id"], approval["status"]
+        answered = ordeal.decisions.get(use)
+        found.append((status == answered, f"{use} is {status}, answered was {answered}"))
+        begun = ledger.began.get("pay", Counter[str]())[use]
+        found.append((begun <= (status == "approved"), f"{use} is {status} and was started {begun} times"))
+    return found
 
 
 def _deeds(ledger: Ledger) -> Iterator[Row]:

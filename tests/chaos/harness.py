@@ -1,25 +1,35 @@
 """The chaos itself: the processes, the load over time, and a killer with a fixed seed."""
 
 import asyncio
+import json
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from temporalio.client import Client
 
 from tests.chaos.breaks import BREAKS
 from tests.chaos.checks import Row, examine, read_ledger
 from tests.chaos.deeds import LEDGER
-from tests.chaos.load import DEEDS, KINDS, Caller, Driver, Ordeal, ordeal
+from tests.chaos.load import CUSTOM, DEEDS, KINDS, Caller, Driver, Ordeal, ordeal
 from tests.durability.process import Fleet, Process
 
 LOAD_SHARE = 0.75
 """The load arrives within this share of the time; to the end there is killing."""
 CALM_SECONDS = 150
 """How long the last runs may take once nothing is killed any more."""
+_CONFIG = f"""
+[tools]
+modules = ["tests.chaos.deeds"]
+
+[mcp.clock]
+argv = [{json.dumps(sys.executable)}, "-m", "mcp_server_time", "--local-timezone", "UTC"]
+"""
 _WEIGHTS = {"worker": 5, "api": 4, "temporal": 1, "redis": 1}
 
 
@@ -51,7 +61,7 @@ class Outcome:
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     """Play the plan in a fresh folder."""
-    (folder / "perdure.toml").write_text('[tools]\nmodules = ["tests.chaos.deeds"]\n')
+    (folder / "perdure.toml").write_text(_CONFIG)
     ledger = folder / "ledger"
     ledger.touch()
     prelude = BREAKS[plan.broken][1] if plan.broken else ""
@@ -67,8 +77,7 @@ async def _play(
 ) -> Outcome:
     caller = Caller(fleet.urls[0])
     tools = [{"type": "function", "name": name} for name in (*DEEDS, "ask_user")]
-    agent = (await caller.post("/v1/agents", {"name": "chaos", "model": "demo:script", "tools": tools})).json()["id"]
-    driver, kills = Driver(caller, agent), Counter[str]()
+    driver, kills = Driver(caller, await _agents(caller, tools)), Counter[str]()
     ordeals = [ordeal(KINDS[n % len(KINDS)], random.Random(plan.seed * 1000 + n)) for n in range(plan.runs)]
     killing = asyncio.create_task(_kill(plan, processes, ledger, kills))
     playing = [
@@ -102,6 +111,28 @@ async def _play(
         unavailable=caller.unavailable,
         calm_seconds=calm_seconds,
     )
+
+
+async def _agents(caller: Caller, tools: list[dict[str, Any]]) -> dict[str, str]:
+    asking = [tool | {"permission_policy": {"type": "always_ask"}} if tool["name"] == "pay" else tool for tool in tools]
+    waits = [{"type": "function", "name": name} for name in ("wait_for_event", "sleep_until")]
+    clock = {
+        "type": "mcp_toolset",
+        "mcp_server_name": "clock",
+        "default_config": {"permission_policy": {"type": "always_allow"}},
+    }
+    kinds: dict[str, dict[str, Any]] = {
+        "": {"tools": tools},
+        "approved": {"tools": asking},
+        "waited": {"tools": [*tools, *waits, CUSTOM]},
+        "mcp": {"tools": [*tools, clock], "mcp_servers": [{"type": "stdio", "name": "clock", "server": "clock"}]},
+    }
+    found: dict[str, str] = {}
+    for kind, members in kinds.items():
+        response = await caller.post("/v1/agents", {"name": f"chaos {kind}", "model": "demo:script", **members})
+        assert response.is_success, response.text
+        found[kind] = response.json()["id"]
+    return found
 
 
 async def _later(driver: Driver, one: Ordeal, seconds: float, chance: random.Random) -> None:

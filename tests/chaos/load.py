@@ -15,12 +15,18 @@ from domain.events import RUN_OVER_TYPES
 from tests.chaos.viewer import ChaosViewer
 from tests.durability.process import AUTH
 
-Kind = Literal["plain", "cancelled", "paused", "asked", "turns"]
-KINDS: tuple[Kind, ...] = ("plain", "plain", "paused", "plain", "cancelled", "plain", "asked", "plain", "turns", "plain")
+Kind = Literal["plain", "cancelled", "paused", "asked", "turns", "approved", "waited", "mcp"]
+KINDS: tuple[Kind, ...] = ("plain", "approved", "paused", "waited", "cancelled", "mcp", "asked", "plain", "turns", "plain")
 STEPS = 5
 TURNS = 3
 OVER = frozenset({"completed", "failed", "cancelled", "terminated"})
 DEEDS = ("look", "put", "pay")
+CUSTOM: Mapping[str, Any] = {
+    "type": "custom",
+    "name": "ours",
+    "description": "A tool of the caller's.",
+    "input_schema": {"type": "object"},
+}
 
 
 @dataclass
@@ -37,6 +43,8 @@ class Ordeal:
     refused: list[str] = field(default_factory=list[str])
     """What was answered with a 4xx that is no race."""
     cancelled_at: float | None = None
+    decisions: dict[str, str] = field(default_factory=dict[str, str])
+    """By tool use: the decision on its approval that was answered with 200."""
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
@@ -90,19 +98,37 @@ def ordeal(kind: Kind, chance: random.Random) -> Ordeal:
     steps: list[dict[str, Any]] = []
     if kind == "asked":
         steps.append({"text": "may I?", "tools": [{"name": "ask_user", "input": {"question": "May I?"}}]})
+    if kind == "approved":
+        pay = {"name": "pay", "input": {"seconds": 0.5}}
+        steps.append({"text": "may I pay?", "tools": [pay, pay, {"name": "look", "input": {"seconds": 0.5}}]})
+    if kind == "waited":
+        event = {"name": "wait_for_event", "input": {"event_type": _event_type(chance)}}
+        question = {"name": "ask_user", "input": {"question": "Which?", "choices": ["this", "that"]}}
+        sleep = {"name": "sleep_until", "input": {"seconds": 2}}
+        steps.append({"text": "waiting ", "tools": [event, question, sleep, {"name": CUSTOM["name"], "input": {}}]})
+    deeds = [name for name in DEEDS if kind != "approved" or name != "pay"]
     while len(steps) < STEPS - 1:
-        tools = [{"name": name, "input": {"seconds": round(chance.uniform(0.1, 1.2), 2)}} for name in DEEDS]
-        steps.append({"text": "working ", "words": 15, "delay_ms": 30, "tools": chance.sample(tools, k=chance.randint(1, 3))})
+        tools = [{"name": name, "input": {"seconds": round(chance.uniform(0.1, 1.2), 2)}} for name in deeds]
+        if kind == "mcp":
+            tools = [{"name": "clock__get_current_time", "input": {"timezone": "Europe/Rome"}}, *tools[:2]]
+        steps.append(
+            {"text": "working ", "words": 15, "delay_ms": 30, "tools": chance.sample(tools, k=chance.randint(1, len(tools)))}
+        )
     steps.append({"text": "the end ", "words": 20, "delay_ms": 30})
     return Ordeal(kind, json.dumps({"script": steps if kind != "turns" else steps[-2:]}))
+
+
+def _event_type(chance: random.Random) -> str:
+    return f"chaos.{chance.getrandbits(64):x}"
 
 
 class Driver:
     """Plays ordeals through the front door."""
 
-    def __init__(self, caller: Caller, agent: str) -> None:
+    def __init__(self, caller: Caller, agents: Mapping[str, str]) -> None:
+        """`agents`: ids by the kind of ordeal; `""` is for the kinds that have none of their own."""
         self._caller = caller
-        self._agent = agent
+        self._agents = agents
         self._watching: set[asyncio.Task[None]] = set()
 
     async def play(self, ordeal: Ordeal, chance: random.Random) -> None:
@@ -123,6 +149,10 @@ class Driver:
             case "asked":
                 if await self._until(ordeal.run_ids[0], OVER | {"waiting"}) == "waiting":
                     await self._command(ordeal, "input", {"content": "you may"})
+            case "approved":
+                await self._approve(ordeal)
+            case "waited":
+                await self._wake(ordeal)
             case _:
                 pass
         for run_id in ordeal.run_ids:
@@ -136,14 +166,57 @@ class Driver:
             task.cancel()
 
     async def _run(self, ordeal: Ordeal) -> None:
-        created = await self._accepted(ordeal, "/v1/runs", {"agent": self._agent, "input": ordeal.script})
+        created = await self._accepted(ordeal, "/v1/runs", {"agent": self._agent_of(ordeal), "input": ordeal.script})
         ordeal.run_ids.append(created["id"])
         ordeal.session_id = created["session_id"]
         for _ in range(2):
             self._watch(ordeal, f"/v1/runs/{created['id']}/events/stream")
 
+    def _agent_of(self, ordeal: Ordeal) -> str:
+        return self._agents.get(ordeal.kind, self._agents[""])
+
+    async def _approve(self, ordeal: Ordeal) -> None:
+        """Of two decisions at once on the first approval one counts; the second approval is denied."""
+        path = f"/v1/approvals?run_id={ordeal.run_ids[0]}&order=asc"
+        while len(found := (await self._caller.get(path))["data"]) < 2:
+            await asyncio.sleep(0.3)
+        first, second = found
+        decisions = ((first, "approve"), (first, "deny"), (second, "deny"))
+        await asyncio.gather(*(self._decide(ordeal, approval, decision) for approval, decision in decisions))
+
+    async def _decide(self, ordeal: Ordeal, approval: Mapping[str, Any], decision: str) -> None:
+        response = await self._caller.post(f"/v1/approvals/{approval['id']}/decision", {"decision": decision})
+        if response.is_success:
+            ordeal.accepted.append("decision")
+            ordeal.decisions[approval["tool_use_id"]] = response.json()["status"]
+        elif response.json().get("code") != "approval_decided":
+            ordeal.refused.append(f"decision: {response.status_code} {response.text[:200]}")
+
+    async def _wake(self, ordeal: Ordeal) -> None:
+        """Answer everything that the first step waits for."""
+        path = f"/v1/runs/{ordeal.run_ids[0]}/events?limit=1000"
+        while True:
+            events = {event["type"]: event for event in (await self._caller.get(path))["data"]}
+            if "agent.custom_tool_use" in events:  # written with the rest of its step
+                break
+            await asyncio.sleep(0.3)
+        answer = {"type": "user.answer", "tool_use_id": events["agent.question"]["tool_use_id"], "content": "this"}
+        result = {"type": "user.custom_tool_result", "custom_tool_use_id": events["agent.custom_tool_use"]["id"]}
+        waits = [
+            e for e in (await self._caller.get(path))["data"] if e["type"] == "run.waiting" and e["waiting_for"] == "event"
+        ]
+        outside = {"type": waits[0]["event_type"], "data": {"n": 1}}
+        session = f"/v1/sessions/{ordeal.session_id}/events"
+        posts = ((session, {"events": [answer]}), ("/v1/external_events", outside), (session, {"events": [result]}))
+        for where, body in posts:
+            response = await self._caller.post(where, body)
+            if response.is_success and response.json().get("woken", 1) == 1:
+                ordeal.accepted.append("answer")
+            else:
+                ordeal.refused.append(f"{where}: {response.status_code} {response.text[:200]}")
+
     async def _turns(self, ordeal: Ordeal) -> None:
-        session = await self._accepted(ordeal, "/v1/sessions", {"agent": self._agent})
+        session = await self._accepted(ordeal, "/v1/sessions", {"agent": self._agent_of(ordeal)})
         ordeal.session_id = session["id"]
         for _ in range(TURNS):
             answer = await self._accepted(ordeal, f"/v1/sessions/{session['id']}/messages", {"content": ordeal.script})
