@@ -141,6 +141,9 @@ class Sandbox:
             bwrap, read = shutil.which("bwrap") or "bwrap", held("\0".join(options).encode())
             argv = [bwrap, *bubblewrap.command_line(read, command, self.limits.processes)]
             order["argv"], order["user"] = argv, user
+            order["environment"] = dict(
+                bubblewrap.ENVIRONMENT
+            )  # bwrap's own, which the command can read: it names no path outside
             order["descriptors"], order["status"] = descriptors, status
             yield order
         finally:

@@ -49,6 +49,7 @@ def loopback(*answers: Answer) -> Generator[Loopback]:
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.type)
             self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Connection", "close")  # else the client may take it for its next request, while it closes
             self.end_headers()
             # Small pieces: a frame must survive being torn anywhere.
             data = answer.body.encode()

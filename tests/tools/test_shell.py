@@ -87,6 +87,10 @@ async def test_it_is_nobody_and_sees_nothing(context: ToolContext, tmp_path: Pat
     assert len(seen.partition("total 0")[2].partition("root:")[0].strip().splitlines()) == 4  # 0, 1, 2 and ls's own
 
 
+async def test_no_environment_names_a_path_outside(context: ToolContext) -> None:
+    assert str(context.directory.parent) not in await run(context, "cat /proc/[0-9]*/environ")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the tests run as an ordinary user")
 async def test_as_root_it_is_another_user_outside_too(context: ToolContext) -> None:
     marker = f"30.{secrets.randbelow(10**9)}"
