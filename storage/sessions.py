@@ -123,10 +123,14 @@ class Sessions:
         )
 
 
+_PENDING_RESOURCES = select(col(SessionRow.resources)).where(
+    col(SessionRow.id) == bindparam("session_id"), col(SessionRow.resources_pending)
+)
+
+
 async def pending_resources(connection: Connection, session_id: str) -> list[MountedFile]:
     """The session's files, where some of them are not in its directory yet."""
-    statement = select(col(SessionRow.resources)).where(col(SessionRow.id) == session_id, col(SessionRow.resources_pending))
-    found = (await connection.execute(statement)).scalar_one_or_none()
+    found = (await connection.execute(_PENDING_RESOURCES, {"session_id": session_id})).scalar_one_or_none()
     return [MountedFile.model_validate(resource) for resource in found or ()]
 
 
