@@ -81,6 +81,8 @@ class SecretSettings(BaseModel):
 
     env: EnvName
     """The name of a variable, never the secret."""
+    hosts: tuple[str, ...] = ()
+    """The `host` or `host:port` for which agents may use it. None: it is for `[mcp.NAME]` programs only."""
 
 
 class ConfigFile(BaseModel):
@@ -223,4 +225,4 @@ def load_secrets(file: ConfigFile, read: Callable[[str], str | None]) -> Secrets
         if value is None:
             raise Invalid(f"secrets.{name}: the variable {secret.env} is not set")
         values[name] = value
-    return Secrets(values)
+    return Secrets(values, {name: secret.hosts for name, secret in file.secrets.items()})

@@ -33,7 +33,7 @@ def reference() -> str:
         "Vendors' keys keep the vendors' names: `ANTHROPIC_API_KEY`, `OPENAI_API_KEY`, or what `api_key_env` names "
         "in `perdure.toml`.",
         "## perdure.toml",
-        '`[secrets] NAME = { env = "VARIABLE" }` gives a secret the name by which agents use it. '
+        '`[secrets] NAME = { env = "VARIABLE", hosts = ["host"] }` gives a secret its name and says for whom it is. '
         "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with "
         "Python modules of your own tools, "
         'and `fetch_allow_hosts = ["host:port"]` and `mcp_allow_hosts = ["host:port"]`. '

@@ -67,8 +67,8 @@ fetch_allow_hosts = ["127.0.0.1:{ENDPOINT}"]
 web_search = {{ backend = "searxng", base_url = "http://127.0.0.1:{search.server_port}" }}
 
 [secrets]
-support = {{ env = "PERDURE_TEST_SUPPORT" }}
-other = {{ env = "PERDURE_TEST_OTHER" }}
+support = {{ env = "PERDURE_TEST_SUPPORT", hosts = ["127.0.0.1:{ENDPOINT}", "127.0.0.1:9"] }}
+other = {{ env = "PERDURE_TEST_OTHER", hosts = ["127.0.0.1:{ENDPOINT}", "127.0.0.1:9"] }}
 """)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PERDURE_TEST_SUPPORT", SECRET)

@@ -73,7 +73,7 @@ class HttpTools:
         headers = {"webhook-id": context.tool_use_id, "webhook-timestamp": str(int(at.timestamp()))}
         if tool.secret is not None:
             try:
-                signer = Webhook(_key(self._secrets.get(tool.secret)))
+                signer = Webhook(_key(self._secrets.for_url(tool.secret, tool.url)))
             except (UnknownSecret, ValueError):
                 raise ToolFailed(f"{tool.name} cannot be called: its secret {tool.secret!r} is not usable any more") from None
             headers["webhook-signature"] = signer.sign(context.tool_use_id, at, body)
@@ -94,7 +94,7 @@ def faults(tool: HttpTool, secrets: Secrets, pointer: str) -> list[Pointer]:
         found.append(Pointer(pointer=f"{pointer}/input_schema{path}", detail=fault.detail))
     if tool.secret is not None:
         try:
-            _key(secrets.get(tool.secret))
+            _key(secrets.for_url(tool.secret, tool.url))
         except UnknownSecret as error:
             known = ", ".join(secrets.names) or "none"
             found.append(Pointer(pointer=f"{pointer}/secret", detail=f"{error.message}. Known: {known}."))

@@ -37,10 +37,10 @@ def service(tmp_path_factory: pytest.TempPathFactory, database_url: str | None, 
     program = Path(__file__).with_name("program.py")
     (data / "perdure.toml").write_text(f"""
 [tools]
-mcp_allow_hosts = ["{web.host}", "127.0.0.1:9"]
+mcp_allow_hosts = ["{web.host}", "127.0.0.1:9", "mcp.example"]
 
 [secrets]
-web = {{ env = "{VARIABLE}" }}
+web = {{ env = "{VARIABLE}", hosts = ["{web.host}", "127.0.0.1:9", "mcp.example"] }}
 
 [mcp.time]
 argv = ["{time_server}"]

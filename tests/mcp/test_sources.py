@@ -48,7 +48,11 @@ async def make() -> AsyncIterator[Callable[..., McpTools]]:
 
     def tools(*hosts: str, **commands: McpCommand) -> McpTools:
         commands = commands or {"local": McpCommand(argv=PROGRAM, secrets={"TOKEN": "web"}, env=("MCP_TEST_PASSED",))}
-        made.append(McpTools(commands, os.environ.get, Secrets({"web": TOKEN}), Network(frozenset(hosts))))
+        made.append(
+            McpTools(
+                commands, os.environ.get, Secrets({"web": TOKEN}, {"web": (*hosts, "mcp.example")}), Network(frozenset(hosts))
+            )
+        )
         return made[-1]
 
     yield tools

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import JsonValue
@@ -85,9 +86,13 @@ def tool(url: str, **members: Any) -> HttpTool:
     return HttpTool.model_validate(given)
 
 
+def for_tool(tool: HttpTool, values: Mapping[str, str]) -> Secrets:
+    return Secrets(values, {name: [urlsplit(tool.url).netloc] for name in values})
+
+
 async def offered(tool: HttpTool, http: PublicHttp, secrets: Mapping[str, str] | None = None) -> OfferedTool:
     config = AgentConfig(name="a", model=ModelConfig(id="demo:script"), tools=(tool,))
-    (found,) = await HttpTools(http, Secrets(secrets or {})).offered(config)
+    (found,) = await HttpTools(http, for_tool(tool, secrets or {})).offered(config)
     return found
 
 
@@ -227,7 +232,7 @@ async def test_a_secret_that_is_gone_or_spoilt_is_not_shown(context: ToolContext
         outcome = await call_tool(found, INPUT, None, context)
     assert outcome == ToolOutcome("create_ticket cannot be called: its secret 'support' is not usable any more", is_error=True)
     assert served.calls == []
-    (fault,) = faults(described, Secrets(secrets), "/tools/0")
+    (fault,) = faults(described, for_tool(described, secrets), "/tools/0")
     assert fault.pointer == "/tools/0/secret"
     assert not key or key not in fault.detail
 
@@ -242,4 +247,8 @@ def test_what_can_never_be_called_has_a_pointer() -> None:
         "/tools/3/secret",
     ]
     assert "Known: support." in found[2].detail
-    assert faults(tool("https://support.example/x?y", secret="support"), Secrets({"support": SECRET}), "") == []
+    signed = tool("https://support.example/x?y", secret="support")
+    assert faults(signed, Secrets({"support": SECRET}, {"support": ["support.example"]}), "") == []
+    for hosts in ([], ["example"], ["other.example"], ["support.example:8443"]):
+        (fault,) = faults(signed, Secrets({"support": SECRET}, {"support": hosts}), "")
+        assert "is not for support.example" in fault.detail

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from domain.agent_tools import McpToolset
 from domain.agents import AgentConfig
 from domain.completions import ToolSpec
-from domain.errors import Invalid, ToolFailed
+from domain.errors import Invalid, ToolFailed, UnknownSecret
 from domain.mcp import McpServer, StdioServer, UrlServer, tool_name
 from domain.secrets import Secrets
 from domain.tools import Effect, OfferedTool, ToolContext
@@ -86,10 +86,11 @@ class McpTools:
                 known = ", ".join(self.commands) or "none"
                 return None if name in self.commands else f"The operator allows no MCP server {name!r}. Allowed: {known}."
             case UrlServer():
-                missing = [name for name in server.secrets if name not in self._secrets.names]
-                if missing:
-                    known = ", ".join(self._secrets.names) or "none"
-                    return f"There is no secret {missing[0]!r}. The operator's: {known}."
+                try:
+                    for name in server.secrets:
+                        self._secrets.for_url(name, server.url)
+                except UnknownSecret as error:
+                    return f"{error.message}. The operator's: {', '.join(self._secrets.names) or 'none'}."
                 return self._network.refusal(server)
 
     async def close(self) -> None:
@@ -174,9 +175,9 @@ class McpTools:
             raise ToolFailed(refusal)
         match server:
             case UrlServer():
-                headers = {name: self._secret(header.secret) for name, header in server.headers.items()}
+                headers = {name: self._secret(header.secret, server) for name, header in server.headers.items()}
                 if server.authorization_secret is not None:
-                    headers["Authorization"] = f"Bearer {self._secret(server.authorization_secret)}"
+                    headers["Authorization"] = f"Bearer {self._secret(server.authorization_secret, server)}"
                 return WebWire(server.url, headers, self._network)
             case StdioServer(allowed_as=name):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -193,9 +194,9 @@ class McpTools:
             cwd=command.cwd or directory,
         )
 
-    def _secret(self, name: str) -> str:
+    def _secret(self, name: str, server: UrlServer) -> str:
         """Fit for a header. Raises ToolFailed."""
-        value = self._secrets.get(name).strip()
+        value = self._secrets.for_url(name, server.url).strip()
         if not value or not value.isascii() or not value.isprintable():
             raise ToolFailed(f"the secret {name} cannot be sent as a header")
         return value
