@@ -18,6 +18,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.model import ModelActivities
 from activities.recall import Recall
 from activities.records import RecordActivities
+from activities.subagents import SubagentActivities
 from activities.sweep import SweepActivities
 from activities.tools import ToolActivities
 from activities.waits import WaitActivities
@@ -31,6 +32,7 @@ from settings import Settings, secret_reader
 from storage.database import Database
 from storage.starts import Route
 from tools.custom import CustomTools
+from tools.delegate import Delegating
 from tools.registry import Tools, builtin_tools, load_functions
 from tools.toolbox import Toolbox
 from workflows.agent_run import AgentRun
@@ -131,14 +133,19 @@ async def working(
     """
     main = parts.settings.task_queue
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
-    recall, toolbox = Recall(), Toolbox((parts.tools, CustomTools()))
+    recall, toolbox = Recall(), Toolbox((Delegating(), parts.tools, CustomTools()))
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
     tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
     records = RecordActivities(parts.database, parts.routes)
     waits = WaitActivities(parts.database)
+    subagents = SubagentActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
     sweep = SweepActivities(parts.database, client, runs, parts.routes)
-    bookkeeping = [records.pause, records.answer, records.finish, waits.idle, waits.wake, sweep.run, sweep.settle]
+    bookkeeping = [
+        *(records.pause, records.resume, records.answer, records.finish),
+        *(waits.idle, waits.wake, subagents.open, subagents.close),
+        *(sweep.run, sweep.settle),
+    ]
     deployment = _deployment(parts.settings)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:

@@ -30,7 +30,7 @@ UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
     "started again. Find out before you repeat it."
 )
-_EDITED = "A person changed the arguments of this call to {}\n\n"
+EDITED = "A person changed the arguments of this call to {}\n\n"
 CANCELLED = "Cancelled before it was done."
 CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown. Find out before you repeat it."
 
@@ -69,10 +69,10 @@ class ToolActivities:
         if call.verdict is not None:
             approval = await unbroken(self._settle(call, call.verdict))
             if approval.status != ApprovalStatus.APPROVED:
-                await unbroken(self._append(call, [_refusal(approval)], f"{prefix}/result", True))
+                await unbroken(self._append(call, [refusal(approval)], f"{prefix}/result", True))
                 return
             if approval.edited_input is not None:
-                asked, note = approval.edited_input, _EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
+                asked, note = approval.edited_input, EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
         tools = await self._toolbox.of(await self._recall.config(self._database, run.agent_id, run.agent_version))
         tool = tools.get(use.payload.name)
         once = tool is not None and tool.effect is Effect.ONCE
@@ -154,7 +154,7 @@ class ToolActivities:
         await patiently(append)
 
 
-def _refusal(approval: ApprovalRow) -> Draft:
+def refusal(approval: ApprovalRow) -> Draft:
     """What the model reads of a call that was not made."""
     match approval.status:
         case ApprovalStatus.EXPIRED:

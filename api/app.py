@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.routes import agents, approvals, catalog, events, health, keys, runs, sessions, streams
+from api.routes import agents, approvals, catalog, events, health, keys, runs, sessions, streams, threads
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
@@ -25,7 +25,7 @@ from workflows.client import RunClient
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-ROUTERS = tuple(module.router for module in (health, agents, streams, sessions, events, runs, approvals, catalog, keys))
+ROUTERS = tuple(module.router for module in (health, agents, streams, sessions, threads, events, runs, approvals, catalog, keys))
 
 
 class RequestId:

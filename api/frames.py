@@ -59,10 +59,10 @@ _SDK_STOPS = {
 
 def _for_sdk(content: dict[str, Any]) -> dict[str, Any]:
     """Stop reasons in the words that the `anthropic` package knows."""
-    if content["type"] != "session.status_idle":
+    if content["type"] not in ("session.status_idle", "session.thread_status_idle"):
         return content
     stop = _SDK_STOPS.get(content["stop_reason"]["type"], "budget_reached")
-    return {**content, "stop_reason": {"type": stop}}
+    return {**content, "stop_reason": {**content["stop_reason"], "type": stop}}
 
 
 def sdk_types(types: Iterable[str] | None) -> frozenset[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from domain.agent_tools import AgentTool, names_of, spelled_out
+from domain.multiagent import Multiagent
 from domain.strict import Strict
 
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9_.-]*:\S{1,200}$")
@@ -76,6 +77,7 @@ class AgentConfig(BaseModel):
     tools: tuple[AgentTool, ...] = Field(default=(), max_length=128)
     limits: Limits = Limits()
     approvals: ApprovalPolicy | None = None
+    multiagent: Multiagent | None = None
     metadata: Metadata = {}
 
     @model_validator(mode="before")

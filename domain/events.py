@@ -181,6 +181,64 @@ class SessionRescheduled(Payload):
     type: Literal["session.status_rescheduled"] = "session.status_rescheduled"
 
 
+class ThreadCreated(Payload):
+    """A sub-agent's thread. In the log of the thread that delegates; `session_thread_id` names the new one."""
+
+    type: Literal["session.thread_created"] = "session.thread_created"
+    session_thread_id: str
+    agent_name: str
+    title: str | None = None
+
+
+class ThreadMessageSent(Payload):
+    """A task for a sub-agent, in the log of the thread that delegates."""
+
+    type: Literal["agent.thread_message_sent"] = "agent.thread_message_sent"
+    to_session_thread_id: str
+    to_agent_name: str | None = None
+    content: tuple[TextContent, ...]
+
+
+class ThreadMessageReceived(Payload):
+    """A task or an answer, in the log of the thread that it is for."""
+
+    type: Literal["agent.thread_message_received"] = "agent.thread_message_received"
+    from_session_thread_id: str
+    from_agent_name: str | None = None
+    content: tuple[TextContent, ...]
+    tool_use_id: str | None = None
+    """Of an answer: the delegation, whose result the model reads. None: a task, which the model reads as it is."""
+
+
+class ThreadRunning(Payload):
+    """A thread's `session.status_running`."""
+
+    type: Literal["session.thread_status_running"] = "session.thread_status_running"
+    session_thread_id: str
+    agent_name: str
+
+
+class ThreadIdle(Payload):
+    type: Literal["session.thread_status_idle"] = "session.thread_status_idle"
+    session_thread_id: str
+    agent_name: str
+    stop_reason: StopReason
+
+
+class ThreadRescheduled(Payload):
+    type: Literal["session.thread_status_rescheduled"] = "session.thread_status_rescheduled"
+    session_thread_id: str
+    agent_name: str
+
+
+class ThreadTerminated(Payload):
+    """Its run failed or was stopped."""
+
+    type: Literal["session.thread_status_terminated"] = "session.thread_status_terminated"
+    session_thread_id: str
+    agent_name: str
+
+
 class SessionUpdated(Payload):
     type: Literal["session.updated"] = "session.updated"
     title: str | None = None
@@ -285,6 +343,13 @@ EventPayload = Annotated[
     | SessionRunning
     | SessionIdle
     | SessionRescheduled
+    | ThreadCreated
+    | ThreadMessageSent
+    | ThreadMessageReceived
+    | ThreadRunning
+    | ThreadIdle
+    | ThreadRescheduled
+    | ThreadTerminated
     | SessionUpdated
     | SessionError
     | RunQueued
@@ -303,6 +368,16 @@ EventPayload = Annotated[
 payloads: TypeAdapter[EventPayload] = TypeAdapter(EventPayload)
 
 RUN_OVER_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled", "run.terminated"})
+
+CROSS_POSTED = frozenset(
+    {
+        "session.thread_status_running",
+        "session.thread_status_idle",
+        "session.thread_status_rescheduled",
+        "session.thread_status_terminated",
+    }
+)
+"""What the primary thread's stream shows of the other threads."""
 
 SDK_TYPES = frozenset(
     {
@@ -324,6 +399,10 @@ SDK_TYPES = frozenset(
         "session.status_terminated",
         "session.updated",
         "session.deleted",
+        "session.thread_created",
+        "agent.thread_message_sent",
+        "agent.thread_message_received",
+        *CROSS_POSTED,
         "span.model_request_start",
         "span.model_request_end",
         "event_start",
@@ -347,6 +426,8 @@ class Event(BaseModel, frozen=True):
     payload: EventPayload
     private: dict[str, JsonValue] | None = None
     """Kept for the model's next call, never sent: a provider's signatures over its reasoning."""
+    thread_id: str | None = None
+    """None: the session's primary thread."""
 
     @property
     def type(self) -> str:
@@ -362,5 +443,6 @@ class Event(BaseModel, frozen=True):
             "run_id": self.run_id,
             "created_at": wire(self.created_at),
             "processed_at": wire(self.processed_at) if self.processed_at else None,
+            **({} if self.thread_id is None else {"session_thread_id": self.thread_id}),
             **self.payload.model_dump(mode="json", exclude={"type"}),
         }

@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from api.auth import AgentsRead, AgentsWrite
 from api.errors import PROBLEMS
 from api.pages import CreatedAt, Cursor, Limit, List, Order, listed, seq_cursor, seq_of
+from api.services.rosters import pinned
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
 from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, Limits, ModelConfig
+from domain.multiagent import Multiagent
 from storage.agents import Agents
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=TransactionalRoute, responses=PROBLEMS)
@@ -26,14 +28,14 @@ class AgentCreate(AgentConfig):
 
     mcp_servers: tuple[()] = ()
     skills: tuple[()] = ()
-    multiagent: None = None
 
     def config(self) -> AgentConfig:
-        return AgentConfig.model_validate(self.model_dump(exclude={"mcp_servers", "skills", "multiagent"}))
+        return AgentConfig.model_validate(self.model_dump(exclude={"mcp_servers", "skills"}))
 
 
 class AgentUpdate(BaseModel):
-    """Members left out stay; null clears `description`, `system`, `tools` and `approvals`, and removes a metadata value."""
+    """Members left out stay; null clears `description`, `system`, `tools`, `approvals` and `multiagent`, and removes a
+    metadata value."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +50,7 @@ class AgentUpdate(BaseModel):
     metadata: dict[str, str | None] | None = None
     mcp_servers: tuple[()] | None = None
     skills: tuple[()] | None = None
-    multiagent: None = None
+    multiagent: Multiagent | None = None
 
 
 class Rollback(BaseModel):
@@ -64,7 +66,8 @@ async def create_agent(
     """Store an agent, as version 1."""
     config = body.config()
     await service.catalog.check(config)
-    agent = await Agents(unit.connection, caller.workspace_id).create(config)
+    agents = Agents(unit.connection, caller.workspace_id)
+    agent = await agents.create(await pinned(agents, config))
     response.headers["Location"] = f"/v1/agents/{agent.id}"
     return Agent.of(agent)
 
@@ -111,6 +114,8 @@ async def update_agent(agent_id: str, body: AgentUpdate, caller: AgentsWrite, un
     newest = await agents.get(agent_id, lock=True)
     config = _merged(newest.config, body)
     await service.catalog.check(config)
+    if body.multiagent is not None:
+        config = await pinned(agents, config, newest)
     return Agent.of(await agents.update(agent_id, body.version or newest.version, config))
 
 
@@ -148,7 +153,7 @@ async def roll_back(agent_id: str, body: Rollback, caller: AgentsWrite, unit: Un
 
 def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
     given = body.model_dump(
-        exclude_unset=True, include={"name", "description", "model", "system", "tools", "limits", "approvals"}
+        exclude_unset=True, include={"name", "description", "model", "system", "tools", "limits", "approvals", "multiagent"}
     )
     changes = {name: _CLEARED.get(name) if value is None else value for name, value in given.items()}
     merged = {**config.model_dump(), **{k: v for k, v in changes.items() if v is not None or k in _CLEARED}}
@@ -162,4 +167,4 @@ def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
         raise RequestValidationError(faults, body=merged) from error
 
 
-_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "approvals": None}
+_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "approvals": None, "multiagent": None}

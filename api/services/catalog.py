@@ -3,6 +3,7 @@
 from domain.agent_tools import CustomTool, FunctionTool, Toolset
 from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
+from domain.multiagent import DELEGATE
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
 from tools.json_schema import schema_fault
@@ -33,7 +34,7 @@ class Catalog:
                     for entry in configs:
                         self._check_tool(entry.name, f"/tools/{index}/configs")
                 case CustomTool(name=name, input_schema=schema):
-                    if self.tools.is_builtin(name):
+                    if self.tools.is_builtin(name) or name == DELEGATE:
                         raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
                     if fault := schema_fault(schema):
                         raise _fault(f"/tools/{index}/input_schema", f"This is no JSON Schema: {fault}")
