@@ -71,7 +71,14 @@ def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
         statuses = fuzz(operation, workspace, {})
         if "{" in operation.path:
             run = workspace.start({"text": "hello"}).wait()  # fresh each time: some operations archive and delete
-            known = {"run_id": run["id"], "session_id": run["session_id"], "agent_id": run["agent"]["id"], "version": 1}
+            (thread,) = workspace.get(f"/v1/sessions/{run['session_id']}/threads")["data"]
+            known = {
+                "thread_id": thread["id"],
+                "run_id": run["id"],
+                "session_id": run["session_id"],
+                "agent_id": run["agent"]["id"],
+                "version": 1,
+            }
             statuses |= fuzz(operation, workspace, known)
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
