@@ -25,7 +25,9 @@ from workflows.client import RunClient
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-ROUTERS = tuple(module.router for module in (health, agents, streams, sessions, threads, events, runs, approvals, catalog, keys))
+ROUTERS = tuple(
+    module.router for module in (health, agents, streams, sessions, threads, events, runs, approvals, catalog, keys)
+)
 
 
 class RequestId:

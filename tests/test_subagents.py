@@ -197,7 +197,6 @@ def test_what_ends_the_run_ends_the_tree(service: ServiceThread, workspace: Work
     run.until(lambda _: all("span.model_request_start" in child.types() for child in tree))
     run.until(lambda _: len(workspace.get("/v1/approvals", status="pending")["data"]) == 1)
 
-    began = time.monotonic()
     if how in ("cancel", "terminate"):
         run.command(how, {"reason": "Enough."})
         assert workspace.get("/v1/approvals", status="pending")["data"] == []  # at once
@@ -210,7 +209,6 @@ def test_what_ends_the_run_ends_the_tree(service: ServiceThread, workspace: Work
     status = "terminated" if "terminate" in how else "cancelled"
     assert run.wait()["status"] == status
     rows = [child.until(lambda row: row["finished_at"] is not None, 5) for child in tree]
-    print(f"{how}: {time.monotonic() - began:.2f} s")
     assert {row["status"] for row in rows} == {status}
     assert workspace.get("/v1/approvals", status="pending")["data"] == []
     states = [thread["status"] for thread in threads(workspace, run)]
@@ -233,17 +231,13 @@ def test_a_pause_and_its_end_reach_the_tree(workspace: Workspace) -> None:
     tree = [run, first, second, *below(workspace, second if second.row["agent"]["name"] == "lead" else first)]
     run.until(lambda _: all("span.model_request_start" in child.types() for child in tree))
 
-    began = time.monotonic()
     run.command("pause", {"mode": "now"})
     for one in tree:
         one.until(lambda row: row["status"] == "paused")
-    print(f"pause: {time.monotonic() - began:.2f} s")
     session = workspace.get(f"/v1/sessions/{run.row['session_id']}")
     assert (session["status"], session["active_run_id"]) == ("idle", run.id)
-    began = time.monotonic()
     run.command("resume")
     run.until(lambda row: row["status"] == "running")
-    print(f"resume: {time.monotonic() - began:.2f} s")
 
     assert run.wait()["status"] == "completed"
     assert {one.row["status"] for one in tree} == {"completed"}
