@@ -18,6 +18,7 @@ run: install  ## Install what is missing and start everything: API, worker, Temp
 test: .venv/installed-dev  ## Lint, then the whole suite on SQLite and on Postgres
 	@deploy/packages.sh nodejs || $(MAY_SKIP) "the tests against model servers from npm"
 	@deploy/packages.sh redis-server || $(MAY_SKIP) "the tests with a Redis"
+	@deploy/packages.sh bubblewrap || $(MAY_SKIP) "the tests of the shell's sandbox"
 	@$(MAKE) --no-print-directory lint
 	PERDURE_TEST_DATABASE=sqlite $(PYTEST)
 	@if deploy/packages.sh postgresql; then \
@@ -34,7 +35,7 @@ lint: .venv/installed-dev  ## Style, formatting, types, import contracts
 bench: .venv/installed-dev  ## Measure, and print the figures
 	$(BIN)/python -m benchmarks
 
-chaos: .venv/installed-dev  ## Kill processes at random for five minutes, and check that nothing is lost (ARGS="--seconds 60")
+chaos: .venv/installed-dev  ## Kill at random for five minutes, run the proofs, print what held (ARGS="--seconds 60")
 	@deploy/packages.sh postgresql || true
 	@deploy/packages.sh redis-server || true
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands import agents, keys, runs
+from commands import agents, approvals, keys, runs
 from commands.context import Context, Failed, of
 from commands.run import chat, run
 
@@ -74,10 +74,11 @@ def migrate() -> None:
 def doctor(context: typer.Context) -> None:
     """Say what is missing. Exit code 1 when something needed is."""
     from commands.doctor import examine  # noqa: PLC0415  # see above
+    from settings import load_settings, secret_reader  # noqa: PLC0415  # see above
 
     it = of(context)
     well = True
-    for finding in examine(lambda: it.client, _settings().data_dir):
+    for finding in examine(lambda: it.client, _settings().data_dir, lambda: load_settings().file(), secret_reader()):
         mark = "ok   " if finding.ok else "FAIL " if finding.needed else "-    "
         it.screen.answer(f"{mark} {finding.what}: {finding.detail}")
         well = well and (finding.ok or not finding.needed)
@@ -88,6 +89,7 @@ app.command()(run)
 app.command()(chat)
 app.add_typer(runs.app, name="runs")
 app.add_typer(agents.app, name="agents")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(keys.app, name="keys")
 
 

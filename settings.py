@@ -10,7 +10,56 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Invalid
-from providers.config import ProviderConfig, presets
+from domain.secrets import Secrets
+from providers.config import BaseUrl, EnvName, ProviderConfig, presets
+from tools.mcp.config import McpCommand
+from tools.sandbox import ShellLimits
+
+
+class _SearchSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_results: int = Field(default=5, ge=1, le=20)
+    """What a search shows at most."""
+
+
+class SearXNGSettings(_SearchSettings):
+    backend: Literal["searxng"] = "searxng"
+    base_url: BaseUrl
+    """`http://localhost:8888`, without `/search`."""
+
+
+class BraveSettings(_SearchSettings):
+    backend: Literal["brave"] = "brave"
+    base_url: BaseUrl = "https://api.search.brave.com"
+    api_key_env: EnvName = "BRAVE_API_KEY"
+    """The name of a variable, never the key."""
+
+
+class TavilySettings(_SearchSettings):
+    backend: Literal["tavily"] = "tavily"
+    base_url: BaseUrl = "https://api.tavily.com"
+    api_key_env: EnvName = "TAVILY_API_KEY"
+    """The name of a variable, never the key."""
+
+
+class ShellSettings(BaseModel):
+    """`[tools.shell]`: limits of one command with all that it starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    """`none`: commands can do all that the service's own user can."""
+    network: bool = False
+    """Whether agents may be given the network for their commands."""
+    timeout_seconds: float = Field(default=120, gt=0, le=86_400)
+    cpu_seconds: int = Field(default=300, ge=1)
+    memory_mb: int = Field(default=2048, ge=64)
+    processes: int = Field(default=256, ge=16)
+
+    @property
+    def limits(self) -> ShellLimits:
+        return ShellLimits(self.timeout_seconds, self.cpu_seconds, self.memory_mb << 20, self.processes)
 
 
 class ToolSettings(BaseModel):
@@ -19,7 +68,19 @@ class ToolSettings(BaseModel):
     modules: tuple[str, ...] = ()
     """Python modules with functions decorated by `tools.functions.function_tool`."""
     fetch_allow_hosts: frozenset[str] = frozenset()
-    """`host:port` pairs that `web_fetch` may reach although their addresses are private."""
+    """`host:port` pairs that `web_fetch` and HTTP tools may reach although their addresses are private."""
+    web_search: SearXNGSettings | BraveSettings | TavilySettings | None = Field(default=None, discriminator="backend")
+    """Where `web_search` asks. Without it there is no such tool."""
+    mcp_allow_hosts: frozenset[str] = frozenset()
+    """`host:port` pairs under which agents' MCP servers may be although their addresses are private, or not https."""
+    shell: ShellSettings = ShellSettings()
+
+
+class SecretSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: EnvName
+    """The name of a variable, never the secret."""
 
 
 class ConfigFile(BaseModel):
@@ -31,6 +92,10 @@ class ConfigFile(BaseModel):
     queues: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Task queues this deployment's workers serve, with how many activities at once."""
     tools: ToolSettings = ToolSettings()
+    mcp: dict[str, McpCommand] = {}
+    """Programs that agents may name as MCP servers."""
+    secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], SecretSettings] = {}
+    """What agents may name: the signing keys of HTTP tools, the tokens of MCP servers."""
 
 
 class ClientSettings(BaseSettings):
@@ -74,6 +139,14 @@ class Settings(BaseSettings):
     """How long an API that is told to stop still answers, its `/readyz` with 503, so that load balancers leave it out first."""
     config: Path = Path("perdure.toml")
     """The file of providers, queues and tools."""
+    files_dir: Path | None = None
+    """Where the directories of sessions, uploaded files and artifacts are kept. Default: `files` in the data folder."""
+    files_quota_mb: int = Field(default=1024, ge=1)
+    """How much the directory of a session may hold."""
+    files_max_mb: int = Field(default=500, ge=1)
+    """The size of the largest file that can be uploaded."""
+    files_keep_days: float = Field(default=30, gt=0)
+    """How long after a session's last activity its directory is kept."""
     log_format: Literal["text", "json"] = "text"
     """How logs are written to standard error."""
     task_queue: str = "perdure"
@@ -101,8 +174,8 @@ class Settings(BaseSettings):
 
     @property
     def files(self) -> Path:
-        """Where the directories of sessions are kept that file tools work in."""
-        return self.data_dir.resolve() / "files"
+        """Where the directories of sessions, uploaded files and artifacts are kept."""
+        return (self.files_dir or self.data_dir / "files").resolve()
 
     def file(self) -> ConfigFile:
         """`perdure.toml`, or its defaults. Raises Invalid with the place of each fault."""
@@ -140,3 +213,14 @@ def secret_reader() -> Callable[[str], str | None]:
         return os.environ.get(name) or in_file.get(name)
 
     return secret
+
+
+def load_secrets(file: ConfigFile, read: Callable[[str], str | None]) -> Secrets:
+    """The values behind the names in `[secrets]`. Raises Invalid where a variable is not set, so that no call finds out."""
+    values: dict[str, str] = {}
+    for name, secret in file.secrets.items():
+        value = read(secret.env)
+        if value is None:
+            raise Invalid(f"secrets.{name}: the variable {secret.env} is not set")
+        values[name] = value
+    return Secrets(values)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,21 +20,33 @@ from activities.recall import Recall
 from activities.records import RecordActivities
 from activities.subagents import SubagentActivities
 from activities.sweep import SweepActivities
+from activities.tidy import Tidy
 from activities.tools import ToolActivities
 from activities.waits import WaitActivities
 from domain.errors import Invalid
+from domain.secrets import Secrets
+from domain.tools import Quota
 from live.bus import LiveBus
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
 from providers.config import ProviderConfig
 from providers.registry import Providers, build_providers
-from settings import Settings, secret_reader
+from settings import BraveSettings, ConfigFile, SearXNGSettings, Settings, load_secrets, secret_reader
 from storage.database import Database
 from storage.starts import Route
 from tools.custom import CustomTools
 from tools.delegate import Delegating
+from tools.http_tools import HttpTools
+from tools.mcp.source import McpTools
+from tools.mcp.web import Network
+from tools.public_http import PublicHttp
 from tools.registry import Tools, builtin_tools, load_functions
+from tools.sandbox import Sandbox
+from tools.search_backends import Brave, SearXNG, Tavily
+from tools.shell import Bash
+from tools.store import FileStore
 from tools.toolbox import Toolbox
+from tools.web_search import WebSearch
 from workflows.agent_run import AgentRun
 from workflows.client import RunClient
 from workflows.runner import workflow_runner
@@ -52,6 +64,10 @@ class Parts:
     live: LiveBus
     providers: Providers
     tools: Tools
+    http: PublicHttp
+    secrets: Secrets
+    mcp: McpTools
+    files: FileStore
     routes: Mapping[str, Route]
     queues: Mapping[str, int]
 
@@ -64,7 +80,15 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
     """
     file = settings.file()
     configs = settings.providers(file)
-    providers = build_providers(configs, secret_reader())
+    read = secret_reader()
+    secrets = load_secrets(file, read)
+    search = _web_search(file, read)
+    providers = build_providers(configs, read)
+    # It quotes what servers send, credentials that they echo included.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    mcp = McpTools(file.mcp, read, secrets, Network(file.tools.mcp_allow_hosts))
+    shell = file.tools.shell
+    sandbox = Sandbox(shell.sandbox, shell.limits)
     async with _live_bus(settings, alone) as live:
         database = Database(settings.database, live.wake)
         try:
@@ -73,11 +97,19 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 database=database,
                 live=live,
                 providers=providers,
-                tools=Tools(builtin_tools(allow_hosts=file.tools.fetch_allow_hosts), load_functions(file.tools.modules)),
+                tools=Tools(
+                    builtin_tools(file.tools.fetch_allow_hosts, search, Bash(sandbox, may_have_network=shell.network)),
+                    load_functions(file.tools.modules),
+                ),
+                http=PublicHttp(file.tools.fetch_allow_hosts),
+                secrets=secrets,
+                mcp=mcp,
+                files=FileStore(settings.files, Quota(bytes=settings.files_quota_mb << 20), settings.files_max_mb << 20),
                 routes=routes(configs),
                 queues=file.queues,
             )
         finally:
+            await mcp.close()
             await providers.close()
             await database.close()
 
@@ -89,6 +121,21 @@ async def _live_bus(settings: Settings, alone: bool) -> AsyncGenerator[LiveBus]:
     else:
         async with redis_bus(settings.redis_url) as bus:
             yield bus
+
+
+def _web_search(file: ConfigFile, read: Callable[[str], str | None]) -> WebSearch | None:
+    """The tool, where it is configured. Raises Invalid where its key is not set."""
+    match file.tools.web_search:
+        case None:
+            return None
+        case SearXNGSettings() as chosen:
+            return WebSearch(SearXNG(chosen.base_url), chosen.max_results)
+        case chosen:
+            key = read(chosen.api_key_env)
+            if key is None:
+                raise Invalid(f"tools.web_search: the variable {chosen.api_key_env} is not set")
+            backend = Brave if isinstance(chosen, BraveSettings) else Tavily
+            return WebSearch(backend(key, chosen.max_results, chosen.base_url), chosen.max_results)
 
 
 def routes(configs: Mapping[str, ProviderConfig]) -> dict[str, Route]:
@@ -133,14 +180,16 @@ async def working(
     """
     main = parts.settings.task_queue
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
-    recall, toolbox = Recall(), Toolbox((Delegating(), parts.tools, CustomTools()))
+    sources = (Delegating(), parts.tools, CustomTools(), HttpTools(parts.http, parts.secrets))
+    recall, toolbox = Recall(), Toolbox(sources, parts.mcp)
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
-    tools = ToolActivities(parts.database, recall, toolbox, parts.settings.files)
+    tools = ToolActivities(parts.database, recall, toolbox, parts.files)
     records = RecordActivities(parts.database, parts.routes)
     waits = WaitActivities(parts.database)
     subagents = SubagentActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
-    sweep = SweepActivities(parts.database, client, runs, parts.routes)
+    tidy = Tidy(parts.database, parts.files, timedelta(days=parts.settings.files_keep_days))
+    sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy)
     bookkeeping = [
         *(records.pause, records.resume, records.answer, records.finish),
         *(waits.idle, waits.wake, subagents.open, subagents.close),

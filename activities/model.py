@@ -13,7 +13,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.heartbeat import heartbeating, unbroken
 from activities.model_records import CallRecords
 from activities.recall import Recall
-from domain.commands import CompleteInput, CompleteResult
+from domain.commands import SLOT_SECONDS, CompleteInput, CompleteResult
 from domain.completions import AnswerBlock, Completion, CompletionRequest, Delta, Provider, Text, Thinking
 from domain.errors import NotFound, ProviderError, RunFinished
 from domain.events import AgentMessage, AgentThinking, TextContent
@@ -91,7 +91,8 @@ class ModelActivities:
     async def complete(self, call: CompleteInput) -> CompleteResult:
         """Make one model call and append its answer. Safe to run again: the answer is found by the call's key.
 
-        A worker that shuts down hands the call back, as a result: an error would use up one of the call's attempts.
+        A worker that shuts down hands the call back, as a result: an error would use up one of the call's attempts. So is a
+        call that got no slot of its provider in time.
         """
         records = CallRecords(self._database, self._recall, self._toolbox, self._providers, call, activity.info().attempt)
         slot = self._slots[call.provider]
@@ -166,12 +167,12 @@ class ModelActivities:
 
 
 async def _acquire(slot: asyncio.Semaphore) -> bool:
-    """Wait for a slot; False when the worker shuts down, which begins nothing new."""
+    """Wait for a slot; False when none came in time, or the worker shuts down, which begins nothing new."""
     if activity.is_worker_shutdown():
         return False
     if not slot.locked():
         return await slot.acquire()
-    waiting = asyncio.timeout(None)
+    waiting = asyncio.timeout(SLOT_SECONDS)
 
     async def give_up() -> None:
         await activity.wait_for_worker_shutdown()

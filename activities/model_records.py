@@ -3,8 +3,10 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Literal
 
 from pydantic import JsonValue
+from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeat import overdue, superseded
@@ -20,6 +22,7 @@ from domain.errors import NotFound, ProviderError, RunFinished, Unavailable
 from domain.events import (
     ErrorDetail,
     Event,
+    McpErrorDetail,
     ModelRequestEnd,
     ModelRequestStart,
     RetryStatus,
@@ -39,6 +42,7 @@ from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, last_of_type, written
 from storage.rows import add
 from storage.runs import Place, Runs
+from tools.mcp.listing import Trouble
 from tools.toolbox import Toolbox
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
@@ -115,6 +119,8 @@ class CallRecords:
         self._config = config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         messages = await self._recall.messages(self._database, call.session_id, call.run_id if run.thread_id else None)
         self._tools = await self._toolbox.of(config)
+        for trouble in self._toolbox.mcp.troubles(config):
+            await self._tell_trouble(trouble)
         self._model = config.model.id
         return config.model, self._request(config, messages)
 
@@ -179,11 +185,11 @@ class CallRecords:
                 "type": _SDK_ERROR.get(error.code, "model_request_failed_error"),
                 "message": error.message,
                 "code": error.code,
-                "retry_status": RetryStatus(type="retrying" if error.retryable else "terminal"),
+                "retry_status": RetryStatus(type=self._retry_status(error)),
             }
         )
         drafts = [Draft(end), Draft(SessionError(error=detail))]
-        if error.retryable:
+        if detail.retry_status.type == "retrying":
             drafts.append(Draft(SessionRescheduled()))
         await self._append(drafts, f"end{self._attempt}")
         from_vendor = error.retry_after_seconds
@@ -195,8 +201,15 @@ class CallRecords:
             next_retry_delay=None if from_vendor is None else _delay(from_vendor),
         )
 
+    def _retry_status(self, error: ProviderError) -> Literal["retrying", "exhausted", "terminal"]:
+        if not error.retryable:
+            return "terminal"
+        policy = activity.info().retry_policy
+        last = policy is not None and policy.maximum_attempts and self._try >= policy.maximum_attempts
+        return "exhausted" if last else "retrying"
+
     async def handed_back(self) -> CompleteResult:
-        """Close the call, where it had begun: the worker shuts down, and another one is to make it again."""
+        """Close the call, where it had begun: another worker, or this one later, is to make it again."""
         begun = self._begun
         # Without a database nothing is lost: the next attempt closes this one. Nor is it where the run is over meanwhile.
         with contextlib.suppress(Unavailable, RunFinished, NotFound):
@@ -204,7 +217,8 @@ class CallRecords:
         tries = Tries(
             begun=self._attempt if begun else self._attempt - 1,
             failed=self._before.failed + self._try - 1,
-            handed_back=self._before.handed_back + 1,
+            # What has waited too long for a slot may do so for ever: nothing is wrong with its workers.
+            handed_back=self._before.handed_back + activity.is_worker_shutdown(),
         )
         return CompleteResult(stop="interrupted", handed_back=tries)
 
@@ -270,6 +284,18 @@ class CallRecords:
                 "cost_nano_usd": 0 if end.payload.cost is None else end.payload.cost.nano_usd,
             }
         )
+
+    async def _tell_trouble(self, trouble: Trouble) -> None:
+        """Write, once in a run, that a server's tools are missing."""
+        call = self._call
+        detail = McpErrorDetail(
+            type="mcp_authentication_failed_error" if trouble.refused else "mcp_connection_failed_error",
+            mcp_server_name=trouble.server,
+            message=trouble.message,
+        )
+        async with self._database.write() as transaction:
+            key = f"{call.run_id}/mcp/{trouble.server}"
+            await self._journal(transaction).append(call.session_id, call.run_id, [Draft(SessionError(error=detail))], key=key)
 
     def _cost(self, completion: Completion) -> int | None:
         provider = self._model.partition(":")[0]

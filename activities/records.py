@@ -16,6 +16,7 @@ from domain.events import (
     RunFailed,
     RunPaused,
     RunResumed,
+    RunStarted,
     RunTerminated,
     SessionIdle,
     SessionRunning,
@@ -49,6 +50,8 @@ class RecordActivities:
             Draft(RunPaused(stop_reason=StopReason(type=pause.limit) if pause.limit else None)),
         ]
         async with self._database.write() as transaction:
+            if (await Runs(transaction.connection).standing(pause.run_id)).status == RunStatus.QUEUED:
+                drafts = [Draft(RunStarted()), *drafts]
             if pause.lost:
                 drafts = [*await end_lost_call(transaction.connection, pause.session_id, pause.run_id), *drafts]
             try:

@@ -69,7 +69,7 @@ class SubagentActivities:
             if asked.verdict is not None:
                 approval = await self._settled(transaction, asked)
                 if approval.status != ApprovalStatus.APPROVED:
-                    await journal.append(asked.session_id, asked.run_id, [refusal(approval)], key=result_key)
+                    await journal.append(asked.session_id, asked.run_id, [refusal(use, approval)], key=result_key)
                     return Delegated()
                 if approval.edited_input is not None:
                     input = approval.edited_input

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.executions import attempt_of
 from activities.heartbeat import heartbeating
 from activities.records import finish
+from activities.tidy import Tidy
 from domain.approvals import ApprovalStatus
 from domain.clock import now
 from domain.commands import ApproveSignal, FinishInput, RunStart, RunState, SweepInput, SweepResult
@@ -86,11 +87,12 @@ class Commands(Protocol):
 
 
 class SweepActivities:
-    def __init__(self, database: Database, client: Client, commands: Commands, routes: Mapping[str, Route]) -> None:
+    def __init__(self, database: Database, client: Client, commands: Commands, routes: Mapping[str, Route], tidy: Tidy) -> None:
         self._database = database
         self._client = client
         self._commands = commands
         self._routes = routes
+        self._tidy = tidy
         self._compared = False
 
     @activity.defn(name="sweep.run")
@@ -106,6 +108,7 @@ class SweepActivities:
             thorough = sweep.since is None or not self._compared
             parts.append(self._compare() if sweep.since is None or thorough else self._settle_closed(sweep.since))
             done = await asyncio.gather(*parts, return_exceptions=True)
+            await self._tidy.when_due()
         for failure in done:
             if isinstance(failure, BaseException):
                 raise failure

@@ -14,11 +14,14 @@ from domain.completions import ToolUse
 from domain.errors import ToolFailed
 from domain.events import (
     AgentCustomToolUse,
+    AgentMcpToolResult,
+    AgentMcpToolUse,
     AgentQuestion,
     AgentToolResult,
     AgentToolUse,
     ApprovalRequested,
     Event,
+    EventPayload,
     RunWaiting,
     SessionIdle,
     TextContent,
@@ -93,8 +96,19 @@ class ToolUses:
         self, block: ToolUse, tool: OfferedTool | None, private: dict[str, JsonValue], permission: Permission | None = None
     ) -> str:
         """What was decided is kept with the use: whoever reads the answer again must decide the same."""
+        payload: AgentToolUse | AgentCustomToolUse | AgentMcpToolUse
         if tool is not None and tool.kind == "custom" and block.malformed is None:
             payload = AgentCustomToolUse(name=block.name, input=block.input)
+        elif tool is not None and tool.origin is not None:
+            server, name = tool.origin
+            payload = AgentMcpToolUse(
+                mcp_server_name=server,
+                name=name,
+                input=block.input,
+                malformed=block.malformed,
+                evaluated_permission=permission,
+            )
+            private = {**private, "effect": tool.effect.value}
         else:
             payload = AgentToolUse(
                 name=block.name, input=block.input, malformed=block.malformed, evaluated_permission=permission
@@ -104,8 +118,8 @@ class ToolUses:
         return draft.id
 
     def _deny(self, tool_use_id: str) -> None:
-        content = (TextContent(text=DENIED),)
-        self.decided.denials.append(Draft(AgentToolResult(tool_use_id=tool_use_id, content=content, is_error=True)))
+        payload = self.decided.drafts[-1].payload
+        self.decided.denials.append(Draft(result_of(payload, tool_use_id, DENIED, is_error=True)))
 
     def _ask(self, block: ToolUse, tool: OfferedTool, private: dict[str, JsonValue], wait: Wait | None) -> None:
         policy = self._config.approvals or (
@@ -170,12 +184,22 @@ class ToolUses:
         self.decided.waiting.append(Open(use, wait.kind))
 
 
+def result_of(
+    use: EventPayload, tool_use_id: str, text: str, *, is_error: bool, duration_ms: int | None = None
+) -> AgentToolResult | AgentMcpToolResult:
+    """The event of a result, of the type that goes with the use."""
+    content = (TextContent(text=text),)
+    if isinstance(use, AgentMcpToolUse):
+        return AgentMcpToolResult(mcp_tool_use_id=tool_use_id, content=content, is_error=is_error, duration_ms=duration_ms)
+    return AgentToolResult(tool_use_id=tool_use_id, content=content, is_error=is_error, duration_ms=duration_ms)
+
+
 def tool_refs(events: Sequence[Event]) -> list[ToolRef]:
     """The tool uses among the events of an answer that the workflow has to do something about."""
     refs: list[ToolRef] = []
     for event in events:
         private = event.private or {}
-        if isinstance(event.payload, AgentToolUse | AgentCustomToolUse) and not private.get("denied"):
+        if isinstance(event.payload, AgentToolUse | AgentCustomToolUse | AgentMcpToolUse) and not private.get("denied"):
             refs.append(ToolRef.model_validate({"id": event.id, "name": event.payload.name, **private}))
     return refs
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -12,19 +12,26 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.heartbeat import heartbeating, overdue, superseded, unbroken
 from activities.patience import patiently
 from activities.recall import Recall
+from activities.tool_uses import result_of
 from domain.approvals import ApprovalStatus, Decision
 from domain.clock import now
 from domain.commands import ToolInput, Verdict
-from domain.errors import NotFound, RunFinished
-from domain.events import AgentToolResult, AgentToolStarted, AgentToolUse, TextContent
+from domain.errors import NotFound, RunFinished, ToolFailed
+from domain.events import AgentMcpToolUse, AgentToolStarted, AgentToolUse, Event
+from domain.files import MountedFile
+from domain.mcp import tool_name
 from domain.tools import Effect, ToolContext
 from storage.approvals import Approvals
 from storage.database import Database
 from storage.decisions import Decisions
 from storage.journal import Draft, Journal, read_one, written
 from storage.runs import Runs
+from storage.sessions import pending_resources, resources_mounted
 from storage.tables import ApprovalRow
+from tools.store import FileStore
 from tools.toolbox import Toolbox, ToolOutcome, call_tool, no_such_tool
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
@@ -36,9 +43,9 @@ CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown.
 
 
 class ToolActivities:
-    """Tool calls. `files` holds a directory per workspace and session, the only one a tool may touch."""
+    """Tool calls. `files` holds a directory per session, the only one a tool may touch."""
 
-    def __init__(self, database: Database, recall: Recall, toolbox: Toolbox, files: Path) -> None:
+    def __init__(self, database: Database, recall: Recall, toolbox: Toolbox, files: FileStore) -> None:
         self._database = database
         self._recall = recall
         self._toolbox = toolbox
@@ -63,19 +70,30 @@ class ToolActivities:
                 return
             use = await read_one(connection, call.session_id, call.tool_use_id)
             run = await Runs(connection).standing(call.run_id)
-        assert isinstance(use.payload, AgentToolUse)
+            resources = await pending_resources(connection, call.session_id)
+        assert isinstance(use.payload, AgentToolUse | AgentMcpToolUse)
         asked = use.payload.input
         note = ""
         if call.verdict is not None:
             approval = await unbroken(self._settle(call, call.verdict))
             if approval.status != ApprovalStatus.APPROVED:
-                await unbroken(self._append(call, [refusal(approval)], f"{prefix}/result", True))
+                await unbroken(self._append(call, [refusal(use, approval)], f"{prefix}/result", True))
                 return
             if approval.edited_input is not None:
                 asked, note = approval.edited_input, EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
-        tools = await self._toolbox.of(await self._recall.config(self._database, run.agent_id, run.agent_version))
-        tool = tools.get(use.payload.name)
+        config = await self._recall.config(self._database, run.agent_id, run.agent_version)
+        tools = await self._toolbox.of(config)
+        name = use.payload.name
+        if isinstance(use.payload, AgentMcpToolUse):
+            name = tool_name(use.payload.mcp_server_name, use.payload.name)
+        tool = tools.get(name)
+        if tool is None and isinstance(use.payload, AgentMcpToolUse):
+            # Offered by a worker that had reached the server.
+            effect = Effect((use.private or {}).get("effect", Effect.ONCE))
+            tool = self._toolbox.mcp.unlisted(config, use.payload.mcp_server_name, use.payload.name, effect)
         once = tool is not None and tool.effect is Effect.ONCE
+        if resources:
+            await self._mount(call, resources)
         # Unbroken, so that a cancellation cannot leave it open whether this was written.
         lost = once and not await unbroken(self._first_start(call, f"{prefix}/started"))
         began = now()
@@ -84,10 +102,11 @@ class ToolActivities:
             session_id=call.session_id,
             run_id=call.run_id,
             tool_use_id=use.id,
-            directory=self._files / call.workspace_id / call.session_id,
+            directory=self._files.directory(call.workspace_id, call.session_id),
+            quota=self._files.quota,
         )
         if tool is None:
-            outcome = no_such_tool(use.payload.name, tools)
+            outcome = no_such_tool(name, tools)
         elif lost:
             outcome = ToolOutcome(UNKNOWN_OUTCOME, is_error=True)
         else:
@@ -105,12 +124,8 @@ class ToolActivities:
                     raise
                 else:
                     outcome = ToolOutcome(CANCELLED if tool.effect is Effect.READ else CANCELLED_EFFECT, is_error=True)
-        result = AgentToolResult(
-            tool_use_id=use.id,
-            content=(TextContent(text=note + outcome.content),),
-            is_error=outcome.is_error,
-            duration_ms=round((now() - began).total_seconds() * 1000),
-        )
+        took = round((now() - began).total_seconds() * 1000)
+        result = result_of(use.payload, use.id, note + outcome.content, is_error=outcome.is_error, duration_ms=took)
         drafts = [*(Draft(event) for event in outcome.events), Draft(result)]
         await unbroken(self._append(call, drafts, f"{prefix}/result", overdue(began)))
 
@@ -128,6 +143,16 @@ class ToolActivities:
                 return await Decisions(transaction.connection, journal).settle(approval, decision)
 
         return await patiently(settle)
+
+    async def _mount(self, call: ToolInput, resources: Sequence[MountedFile]) -> None:
+        """Put the files that were given to the session into its directory. One that was deleted meanwhile is left out."""
+        for resource in resources:
+            try:
+                await asyncio.to_thread(self._files.mount, call.workspace_id, call.session_id, resource.file_id, resource.path)
+            except ToolFailed as error:
+                log.warning("file %s is not put into session %s: %s", resource.file_id, call.session_id, error.message)
+        async with self._database.write() as transaction:
+            await resources_mounted(transaction.connection, call.session_id, len(resources))
 
     async def _first_start(self, call: ToolInput, key: str) -> bool:
         """Write that a tool starts that must never start twice; False when an earlier attempt had written it."""
@@ -154,7 +179,7 @@ class ToolActivities:
         await patiently(append)
 
 
-def refusal(approval: ApprovalRow) -> Draft:
+def refusal(use: Event, approval: ApprovalRow) -> Draft:
     """What the model reads of a call that was not made."""
     match approval.status:
         case ApprovalStatus.EXPIRED:
@@ -163,7 +188,7 @@ def refusal(approval: ApprovalRow) -> Draft:
             text = f"A person denied this call: {approval.reason}" if approval.reason else "A person denied this call."
         case _:
             text = CANCELLED
-    return Draft(AgentToolResult(tool_use_id=approval.tool_use_id, content=(TextContent(text=text),), is_error=True))
+    return Draft(result_of(use.payload, use.id, text, is_error=True))
 
 
 def _handed_back() -> ApplicationError:

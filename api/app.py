@@ -8,26 +8,28 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.routes import agents, approvals, catalog, events, health, keys, runs, sessions, streams, threads
+from api.routes import agents, approvals, artifacts, catalog, events, files, health, keys, runs, sessions, streams, threads
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
 from api.state import Service
 from api.tail import Tails
 from domain.ids import new_id
+from domain.secrets import Secrets
 from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
 from storage.starts import Route
+from tools.mcp.source import McpTools
 from tools.registry import Tools
+from tools.store import FileStore
 from workflows.client import RunClient
 
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-ROUTERS = tuple(
-    module.router for module in (health, agents, streams, sessions, threads, events, runs, approvals, catalog, keys)
-)
+_MODULES = (health, agents, streams, sessions, threads, events, artifacts, runs, approvals, files, catalog, keys)
+ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 
 class RequestId:
@@ -62,6 +64,9 @@ def create_app(
     client: RunClient,
     providers: Providers,
     tools: Tools,
+    mcp: McpTools,
+    secrets: Secrets,
+    files: FileStore,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
 ) -> FastAPI:
@@ -75,7 +80,8 @@ def create_app(
         client=client,
         runs=RunService(client, live, routes),
         answers=AnswerService(client),
-        catalog=Catalog(providers, tools),
+        files=files,
+        catalog=Catalog(providers, tools, mcp, secrets),
         tails=tails,
         temporal_ui=temporal_ui,
         version=release,

@@ -65,7 +65,7 @@ _STATUSES = {
     403: "The key lacks a scope",
     404: "No such thing in this workspace",
     409: "Not in this state",
-    413: "The body is over 10 MB",
+    413: "The body is over the limit: 10 MB, or that of files",
     422: "The request cannot be used; `errors` says where",
     503: "A part that the answer needs is not reachable",
 }
@@ -127,7 +127,7 @@ def answer(request: Request, error: PerdureError) -> JSONResponse:
         errors=faults or None,
         approval=Approval.model_validate(error.winner.model_dump()) if isinstance(error, ApprovalDecided) else None,
     )
-    content = problem.model_dump(mode="json", exclude_none=True)
+    content = {name: value for name, value in problem.model_dump(mode="json").items() if value is not None}
     return JSONResponse(content, error.status, headers, media_type=PROBLEM_JSON)
 
 

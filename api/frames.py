@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from domain.events import SDK_TYPES, Event
+from domain.events import Event
+from domain.sdk_events import SDK_TYPES
 from live.bus import Preview
 
 

@@ -11,6 +11,7 @@ from api.services.runs import RunService
 from api.tail import Tails
 from live.bus import LiveBus
 from storage.database import Database
+from tools.store import FileStore
 from workflows.client import RunClient
 
 
@@ -21,6 +22,7 @@ class Service:
     client: RunClient
     runs: RunService
     answers: AnswerService
+    files: FileStore
     catalog: Catalog
     tails: Tails
     temporal_ui: str | None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from api.frames import Frame, delta, durable, start
 from api.mailbox import Mailbox
 from domain.errors import Unavailable
-from domain.events import CROSS_POSTED, RUN_OVER_TYPES, Event
+from domain.events import RUN_OVER_TYPES, Event
+from domain.sdk_events import CROSS_POSTED
 from live.bus import Frame as BusFrame
 from live.bus import LiveBus, Preview, PreviewsClosed, Wake, Writing
 from storage.database import Database

@@ -76,7 +76,7 @@ class TransactionalRoute(APIRoute):
 
         async def within(request: Request) -> Response:
             # Before any lock is taken: a slow upload must not hold the writer.
-            body = await _body(request)
+            body = await self.receive(request)
             response, unit = await in_time(transact(request, body), REQUEST_SECONDS)
             for deliver in unit.deliveries:
                 await _deliver(deliver)
@@ -107,6 +107,10 @@ class TransactionalRoute(APIRoute):
             return response, unit
 
         return within
+
+    async def receive(self, request: Request) -> bytes:
+        """What stands for the body where an Idempotency-Key is used again."""
+        return await _body(request)
 
 
 @contextmanager

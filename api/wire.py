@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, PlainSerializer
 
-from domain.agent_tools import ASKING, Policy, Toolset
+from domain.agent_tools import ASKING, AnyTool, McpToolset, Policy, Toolset
 from domain.agents import AgentVersion, ApprovalPolicy, Limits
 from domain.clock import wire
+from domain.files import MountedFile
 from domain.multiagent import Multiagent, RosterSelf
 from domain.runs import AgentRef, Run, RunError, RunLinks, RunStatus, StopReason
 from domain.usage import Cost, Usage, cost_of
-from storage.tables import ApiKeyRow, RunRow, SessionRow, UsageColumns
+from storage.tables import ApiKeyRow, ArtifactRow, FileRow, RunRow, SessionRow, UsageColumns
 
 Time = Annotated[datetime, PlainSerializer(wire, return_type=str)]
 
@@ -28,7 +29,7 @@ class Agent(BaseModel):
     model: dict[str, Any]
     system: str | None
     tools: list[dict[str, Any]]
-    mcp_servers: list[dict[str, Any]] = []
+    mcp_servers: list[dict[str, Any]]
     skills: list[dict[str, Any]] = []
     multiagent: dict[str, Any] | None = None
     execution_identity: dict[str, str] = SERVICE_ACCOUNT
@@ -49,7 +50,8 @@ class Agent(BaseModel):
             description=config.description,
             model=config.model.model_dump(mode="json"),
             system=config.system,
-            tools=[_toolset(t) if isinstance(t, Toolset) else t.model_dump(mode="json") for t in config.tools],
+            tools=[_tool(tool) for tool in config.tools],
+            mcp_servers=[server.model_dump(mode="json") for server in config.mcp_servers],
             limits=config.limits,
             approvals=config.approvals,
             multiagent=None if config.multiagent is None else _roster(config.multiagent, agent),
@@ -72,13 +74,37 @@ def _roster(multiagent: Multiagent, agent: AgentVersion) -> dict[str, Any]:
     return {**multiagent.model_dump(mode="json", exclude={"agents"}), "agents": entries}
 
 
+def _tool(tool: AnyTool) -> dict[str, Any]:
+    match tool:
+        case Toolset():
+            return _toolset(tool)
+        case McpToolset():
+            return _mcp_toolset(tool)
+        case _:
+            return tool.model_dump(mode="json")
+
+
+def _mcp_toolset(toolset: McpToolset) -> dict[str, Any]:
+    def config(name: str) -> dict[str, Any]:
+        return {"enabled": toolset.enabled(name), "permission_policy": {"type": toolset.policy(name)}}
+
+    return {
+        "type": toolset.type,
+        "mcp_server_name": toolset.mcp_server_name,
+        "default_config": config(""),
+        "configs": [{"name": said.name, **config(said.name)} for said in toolset.configs],
+    }
+
+
 def _toolset(toolset: Toolset) -> dict[str, Any]:
     """With the policies that hold where none was said: the SDK needs them, and what is sent back must mean the same."""
     default = toolset.default_config.permission_policy
 
     def config(name: str) -> dict[str, Any]:
         policy = toolset.policy(name) or ("always_ask" if name in ASKING else "always_allow")
-        return {"type": name, "name": name, "enabled": toolset.config(name).enabled, "permission_policy": {"type": policy}}
+        network = {"network": True} if name == "bash" and toolset.network else {}
+        enabled = toolset.config(name).enabled
+        return {"type": name, "name": name, "enabled": enabled, "permission_policy": {"type": policy}, **network}
 
     named = [config.name for config in toolset.configs]
     unnamed = [name for name in ASKING if name not in named and default is None]
@@ -117,7 +143,7 @@ class Session(BaseModel):
     metadata: dict[str, str]
     usage: SessionUsage
     stats: Stats
-    resources: list[dict[str, Any]] = []
+    resources: list["Resource"]
     outcome_evaluations: list[dict[str, Any]] = []
     vault_ids: list[str] = []
     budget: dict[str, Any] | None = None
@@ -151,6 +177,7 @@ class Session(BaseModel):
                     "active_seconds": row.active_seconds,
                     "duration_seconds": (row.updated_at - row.created_at).total_seconds(),
                 },
+                "resources": [Resource.of(MountedFile.model_validate(found)) for found in row.resources or ()],
                 "on_busy": row.on_busy,
                 "permissions": row.permissions,
                 "active_run_id": row.active_run_id,
@@ -187,6 +214,59 @@ class Key(BaseModel):
             revoked_at=row.revoked_at,
             key=key,
         )
+
+
+class File(BaseModel):
+    """The `anthropic` package's BetaFileMetadata, and what Perdure adds."""
+
+    type: Literal["file"] = "file"
+    id: str
+    filename: str
+    mime_type: str
+    size_bytes: int
+    sha256: str
+    downloadable: bool = True
+    created_at: Time
+
+    @classmethod
+    def of(cls, row: FileRow) -> "File":
+        return cls(mime_type=row.media_type, **row.model_dump(exclude={"workspace_id", "media_type"}))
+
+
+class Artifact(BaseModel):
+    type: Literal["artifact"] = "artifact"
+    id: str
+    session_id: str
+    run_id: str
+    name: str
+    description: str | None
+    media_type: str
+    size_bytes: int
+    sha256: str
+    path: str
+    """Where it was in the session's directory."""
+    created_at: Time
+
+    @classmethod
+    def of(cls, row: ArtifactRow) -> "Artifact":
+        return cls(**row.model_dump())
+
+
+class Resource(BaseModel):
+    """A file that was given to a session: the `anthropic` package's BetaManagedAgentsFileResource."""
+
+    type: Literal["file"] = "file"
+    id: str
+    file_id: str
+    mount_path: str
+    """As commands see it; the file tools take it relative to `/workspace`."""
+    created_at: str
+    updated_at: str
+
+    @classmethod
+    def of(cls, file: MountedFile) -> "Resource":
+        at = file.created_at
+        return cls(id=file.id, file_id=file.file_id, mount_path=f"/workspace/{file.path}", created_at=at, updated_at=at)
 
 
 def run_of(row: RunRow, temporal_ui: str | None) -> Run:

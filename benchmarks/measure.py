@@ -36,11 +36,13 @@ class Size:
     """For how long what does nothing is watched in a round."""
     repeats: int = 200
     """Of one POST."""
+    stops: int = 20
+    """Runs of each kind that are stopped in each way."""
     postgres: bool = True
     """Also on Postgres, where it is installed."""
 
 
-QUICK = Size(rounds=3, runs=20_000, requests=30, waiting=1_000, window_seconds=10)
+QUICK = Size(rounds=3, runs=20_000, requests=30, waiting=1_000, window_seconds=10, stops=5)
 
 
 @dataclass(frozen=True)

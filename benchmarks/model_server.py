@@ -11,7 +11,8 @@ TOKEN_SECONDS = 0.02
 
 
 class ModelServer:
-    """Chat completions (OpenAI's streaming API). The model's name is how many tokens it writes: `tokens-100`.
+    """Chat completions (OpenAI's streaming API). The model's name is how many tokens it writes: `tokens-100`; `stall-3` then
+    falls silent.
 
     Each token is the time at which it was written, `time.monotonic_ns()`, which all processes of a machine share.
     """
@@ -49,9 +50,12 @@ class ModelServer:
             writer.close()
 
     async def _write(self, writer: asyncio.StreamWriter, model: str) -> None:
-        for _ in range(int(model.partition("-")[2])):
+        kind, _, tokens = model.partition("-")
+        for _ in range(int(tokens)):
             await asyncio.sleep(TOKEN_SECONDS)
             writer.write(_chunk({"content": f"{time.monotonic_ns()} "}, None))
+        if kind == "stall":
+            await asyncio.Event().wait()
         writer.write(_chunk({}, "stop") + b"data: [DONE]\n\n")
         await writer.drain()
 

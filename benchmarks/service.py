@@ -21,6 +21,16 @@ from storage.database import sqlite_url
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 60
 NO_MODELS = "http://127.0.0.1:9/v1"
+_CONFIG = """
+[providers.bench]
+kind = "openai_compatible"
+base_url = "{model_server}"
+[providers.command]
+kind = "command"
+argv = ["sh", "-c", "sleep 600 & echo $$ $!; wait"]
+[tools]
+modules = ["benchmarks.tools"]
+"""
 _UP = (sys.executable, "-c", "from commands.serve import up; up()")
 _API = (sys.executable, "-c", "from commands.serve import api; api()")
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
@@ -122,9 +132,7 @@ async def started(argv: tuple[str, ...], environment: Mapping[str, str], folder:
 def environment_in(folder: Path, model_server: str = NO_MODELS) -> dict[str, str]:
     """What a service with its data in `folder` is started with."""
     config = folder / "perdure.toml"
-    config.write_text(
-        f'[providers.bench]\nkind = "openai_compatible"\nbase_url = "{model_server}"\n[tools]\nmodules = ["benchmarks.tools"]\n'
-    )
+    config.write_text(_CONFIG.format(model_server=model_server))
     return {
         **{name: os.environ[name] for name in _KEPT if name in os.environ},
         "PYTHONPATH": str(ROOT),

@@ -1,6 +1,8 @@
 """The tools that the benched agents call."""
 
-from domain.tools import Effect
+import asyncio
+
+from domain.tools import Effect, ToolContext
 from tools.functions import function_tool
 
 PAGE = "All work and no play makes a long page. " * 125
@@ -17,3 +19,14 @@ async def note() -> str:
 async def page() -> str:
     """Answer at once, with 5 KB."""
     return PAGE
+
+
+@function_tool(effect=Effect.READ)
+async def dream(context: ToolContext) -> str:
+    """Sleep until somebody stops it, and leave a file behind."""
+    try:
+        await asyncio.sleep(600)
+    finally:
+        context.directory.mkdir(parents=True, exist_ok=True)
+        (context.directory / "woken").touch()
+    return "slept"

@@ -84,6 +84,16 @@ class Key(BaseModel):
     """Only in the answer that creates it."""
 
 
+class Approval(BaseModel):
+    id: str
+    run_id: str
+    tool_name: str
+    input: dict[str, JsonValue]
+    status: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
 class Provider(BaseModel):
     name: str
     kind: str
@@ -138,6 +148,13 @@ class Client:
     def command(self, run_id: str, name: str, body: dict[str, JsonValue]) -> Run:
         """One of pause, resume, cancel, terminate, retry, input."""
         return self.connection.post(f"{_at('runs', run_id)}/{name}", Run, body)
+
+    def approvals(self, *, limit: int, every: bool) -> list[Approval]:
+        """The newest first; those that wait, unless `every` is asked for."""
+        return self._pages("/v1/approvals", Page[Approval], {} if every else {"status": "pending"}, limit)
+
+    def decide(self, approval_id: str, body: dict[str, JsonValue]) -> Approval:
+        return self.connection.post(f"{_at('approvals', approval_id)}/decision", Approval, body)
 
     def start_session(self, agent: str | None) -> Session:
         return self.connection.post("/v1/sessions", Session, {"agent": agent or self._default_agent()})

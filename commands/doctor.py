@@ -1,5 +1,6 @@
 """`perdure doctor`: what is there, what is missing, and what to do about it."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,10 @@ from pydantic import BaseModel, ValidationError
 from commands.client import Client
 from commands.context import Failed
 from commands.temporal_server import binary
-from domain.errors import Unavailable
+from domain.errors import Invalid, Unavailable
+from settings import ConfigFile
+from tools.mcp.config import McpCommand
+from tools.sandbox import NoSandbox, Sandbox
 
 OLDEST_PYTHON = (3, 11)
 
@@ -39,12 +43,22 @@ class Info(BaseModel):
     temporal_ui: str | None
 
 
-def examine(connect: Callable[[], Client], data_dir: Path) -> Iterator[Finding]:
-    """One finding after the other; the service's are left out when nothing answers."""
+def examine(
+    connect: Callable[[], Client],
+    data_dir: Path,
+    config: Callable[[], ConfigFile],
+    variable: Callable[[str], str | None],
+) -> Iterator[Finding]:
+    """One finding after the other; the service's are left out when nothing answers. `config` reads perdure.toml."""
     found = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding("python", sys.version_info[:2] >= OLDEST_PYTHON, f"{found}; 3.11 or newer is needed")
     yield _temporal()
     yield _data(data_dir)
+    yield _shell(config)
+    try:
+        yield from (_program(name, command, variable) for name, command in config().mcp.items())
+    except Invalid as error:
+        yield Finding("configuration", False, error.message)
     try:
         yield from _service(connect())
     except Failed as error:
@@ -65,6 +79,26 @@ def _data(data_dir: Path) -> Finding:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         return Finding("data folder", False, f"{nearest} cannot be written: set PERDURE_DATA_DIR")
     return Finding("data folder", True, str(path) if nearest == path else f"{path} (made by `perdure up`)")
+
+
+def _program(name: str, command: McpCommand, variable: Callable[[str], str | None]) -> Finding:
+    """Whether the program is there: on this machine, which need not be a worker's."""
+    found = command.program(variable)
+    detail = found or f"{command.argv[0]} is not there: correct argv in perdure.toml, or pass PATH on in env"
+    return Finding(f"mcp {name}", found is not None, detail, needed=False)
+
+
+def _shell(config: Callable[[], ConfigFile]) -> Finding:
+    """Whether commands of agents can be run here: what matters is the worker's machine."""
+    what = "shell sandbox"
+    try:
+        shell = config().tools.shell
+        asyncio.run(Sandbox(shell.sandbox, shell.limits).probe())
+    except (Invalid, NoSandbox) as error:
+        return Finding(what, False, str(error), needed=False)
+    if shell.sandbox == "none":
+        return Finding(what, False, "none, as perdure.toml says: commands can do what the service can", needed=False)
+    return Finding(what, True, "bubblewrap works")
 
 
 def _service(client: Client) -> Iterator[Finding]:

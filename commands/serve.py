@@ -170,6 +170,9 @@ async def _serve(
         client=runs,
         providers=everything.providers,
         tools=everything.tools,
+        mcp=everything.mcp,
+        secrets=everything.secrets,
+        files=everything.files,
         routes=everything.routes,
         temporal_ui=temporal_ui,
     )

@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Self
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from rich.console import RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
@@ -94,7 +94,7 @@ class Story:
         self._typed = typed
         self._blocks: dict[str, Block] = {}
         self._open: str | None = None
-        self._uses: dict[str, events.AgentToolUse] = {}
+        self._uses: dict[str, tuple[str, dict[str, JsonValue]]] = {}
         self._questions: dict[str, str] = {}
         self._held: list[str] = []
         self._tally = Tally()
@@ -156,14 +156,20 @@ class Story:
             case events.AgentMessage():
                 self._final(at.id, plain(payload.content), _TEXT, payload.interrupted)
             case events.AgentToolUse():
-                self._release_held()
-                self._uses[at.id] = payload
-                self._doing = f"running {payload.name}"
-                self._progress()
+                self._use(at.id, payload.name, payload.input)
+            case events.AgentMcpToolUse():
+                self._use(at.id, f"{payload.mcp_server_name}: {payload.name}", payload.input)
             case events.AgentToolResult():
-                self._result(payload)
+                self._result(payload.tool_use_id, payload)
+            case events.AgentMcpToolResult():
+                self._result(payload.mcp_tool_use_id, payload)
             case events.AgentQuestion():
                 self._ask(at, payload)
+            case events.ApprovalRequested():
+                self._ask_approval(payload)
+            case events.RunWaiting():
+                what = "an event" if payload.waiting_for == "event" else "a time"
+                self._doing = f"waiting for {what}"
             case events.UserAnswer():
                 self._answered(payload.tool_use_id)
             case events.ModelRequestStart():
@@ -175,6 +181,8 @@ class Story:
                 self._void(payload.error.message if payload.error else "the model call failed")
                 self._doing = "going on"
                 self._progress()
+            case events.SessionError(error=events.McpErrorDetail() as error):
+                self._line(f"✗ the tools of the MCP server {error.mcp_server_name} are missing: {error.message}", _WRONG)
             case events.SessionError() if payload.error.retry_status.type == "retrying":
                 # A failure for good is told once, by the end of the run.
                 self._line(f"✗ model call failed: {payload.error.message} Trying again.", _WRONG)
@@ -250,14 +258,20 @@ class Story:
             return
         self._line(f"› {text}", "bold")
 
-    def _result(self, result: events.AgentToolResult) -> None:
-        use = self._uses.pop(result.tool_use_id, None)
-        named = f"{use.name} {one_line(json.dumps(use.input, ensure_ascii=False), INPUT_CHARS)}" if use else "tool"
+    def _use(self, id: str, name: str, arguments: dict[str, JsonValue]) -> None:
+        self._release_held()
+        self._uses[id] = (name, arguments)
+        self._doing = f"running {name}"
+        self._progress()
+
+    def _result(self, tool_use_id: str, result: events.AgentToolResult | events.AgentMcpToolResult) -> None:
+        name, arguments = self._uses.pop(tool_use_id, ("tool", None))
+        named = name if arguments is None else f"{name} {one_line(json.dumps(arguments, ensure_ascii=False), INPUT_CHARS)}"
         outcome = one_line(plain(result.content), RESULT_CHARS)
         took = f" ({result.duration_ms} ms)" if result.duration_ms is not None else ""
         mark, style = ("✗", _WRONG) if result.is_error else ("✓", "cyan")
         self._line(f"{mark} {named} → {outcome}{took}", style)
-        self._answered(result.tool_use_id)
+        self._answered(tool_use_id)
 
     def _ask(self, at: Envelope, asked: events.AgentQuestion) -> None:
         self._questions[asked.tool_use_id] = asked.question
@@ -265,6 +279,12 @@ class Story:
         self._line(f"? {asked.question}", "bold yellow")
         self._line(f"  Answer with: perdure runs input {at.run_id} TEXT", "dim")
         self._doing = "waiting for an answer"
+
+    def _ask_approval(self, asked: events.ApprovalRequested) -> None:
+        arguments = one_line(json.dumps(asked.input, ensure_ascii=False), RESULT_CHARS)
+        self._line(f"? May it call {asked.name} {arguments}", "bold yellow")
+        self._line(f"  Decide with: perdure approvals approve {asked.approval_id}    (or deny)", "dim")
+        self._doing = "waiting for approval"
 
     def _answered(self, tool_use_id: str) -> None:
         self._questions.pop(tool_use_id, None)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Have what the tests need from the system; install it (Debian, as root) where it is missing.
-#   deploy/packages.sh postgresql | redis-server | nodejs | <any Debian package>
+#   deploy/packages.sh postgresql | redis-server | nodejs | bubblewrap | <any Debian package>
 # Ends with 3 when it is missing and cannot be installed here; the caller decides whether that may be skipped.
 set -eu
 package=$1
@@ -15,6 +15,9 @@ present() {
         ;;
     redis-server)
         command -v redis-server >/dev/null || command -v valkey-server >/dev/null
+        ;;
+    bubblewrap)
+        command -v bwrap >/dev/null
         ;;
     *)
         return 1

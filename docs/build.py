@@ -11,9 +11,13 @@ from api.app import ROUTERS
 from domain import errors
 from domain.events import EventPayload
 from domain.keys import SCOPES
+from domain.tools import Tool
 from providers.config import AnthropicConfig, CommandConfig, OpenAICompatibleConfig, ScriptedConfig, presets
-from settings import Settings
+from settings import BraveSettings, SearXNGSettings, Settings, ShellSettings, TavilySettings
+from tools.mcp.config import McpCommand
 from tools.registry import builtin_tools
+from tools.search_backends import SearXNG
+from tools.web_search import WebSearch
 
 REFERENCE = Path(__file__).parent / "reference.md"
 
@@ -29,13 +33,19 @@ def reference() -> str:
         "Vendors' keys keep the vendors' names: `ANTHROPIC_API_KEY`, `OPENAI_API_KEY`, or what `api_key_env` names "
         "in `perdure.toml`.",
         "## perdure.toml",
+        '`[secrets] NAME = { env = "VARIABLE" }` gives a secret the name by which agents use it. '
         "`[providers.NAME]` tables by `kind`; `[queues]` with activities at once per task queue; `[tools] modules = […]` with "
-        "Python modules "
-        'of your own tools, and `fetch_allow_hosts = ["host:port"]`. Unknown keys are errors. '
+        "Python modules of your own tools, "
+        'and `fetch_allow_hosts = ["host:port"]` and `mcp_allow_hosts = ["host:port"]`. '
+        "`[tools.shell]` is the shell's. Unknown keys are errors. "
         f"There without configuration: {', '.join(f'`{name}`' for name in presets())}.",
         *(_provider(config) for config in (AnthropicConfig, OpenAICompatibleConfig, CommandConfig, ScriptedConfig)),
+        "### tools.shell\n\n" + _keys(ShellSettings),
+        "### [mcp.NAME]",
+        _keys(McpCommand),
+        *(_search(config) for config in (SearXNGSettings, BraveSettings, TavilySettings)),
         "## Built-in tools",
-        _table(("tool", "effect", "what it does"), [(f"`{t.name}`", t.effect.value, t.description) for t in builtin_tools()]),
+        _table(("tool", "effect", "what it does"), [(f"`{t.name}`", t.effect.value, t.description) for t in _builtin()]),
         "## HTTP",
         _table(("operation", "", "what it does"), _operations()),
         "Scopes of keys: " + ", ".join(f"`{scope}`" for scope in SCOPES) + ".",
@@ -49,6 +59,10 @@ def reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _builtin() -> tuple[Tool, ...]:
+    return builtin_tools(search=WebSearch(SearXNG("http://localhost:8888"), 5))
+
+
 def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
     variable = field.validation_alias if isinstance(field.validation_alias, str) else f"PERDURE_{name.upper()}"
     default = "" if field.default is None else f"`{field.default}`"
@@ -56,11 +70,19 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
 
 
 def _provider(config: Any) -> str:
+    return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _keys(config)
+
+
+def _search(config: Any) -> str:
+    return f'### [tools.web_search] backend = "{config.model_fields["backend"].default}"\n\n' + _keys(config)
+
+
+def _keys(config: Any) -> str:
     rows = [
         (f"`{name}`", "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`")
         for name, field in config.model_fields.items()
     ]
-    return f'### kind = "{config.model_fields["kind"].default}"\n\n' + _table(("key", "default"), rows)
+    return _table(("key", "default"), rows)
 
 
 def _operations() -> list[tuple[str, str, str]]:

@@ -1,9 +1,10 @@
 """What an agent says about its tools: which it may use, and whether a person is asked first."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
+from domain.mcp import ServerName
 from domain.strict import Strict
 
 TOOLSET = "agent_toolset_20260401"
@@ -14,7 +15,7 @@ TOOLSET_TOOLS = ("bash", "edit", "glob", "grep", "read", "web_fetch", "web_searc
 
 Policy = Literal["always_allow", "always_ask", "always_deny"]
 
-ASKING: tuple[str, ...] = ()
+ASKING: tuple[str, ...] = ("bash",)
 """Those of them of which a person is asked first, where the agent does not say."""
 
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -32,6 +33,15 @@ class ToolConfig(Strict):
     type: str | None = None
     enabled: bool = True
     permission_policy: PermissionPolicy | None = None
+    network: bool = False
+    """Of `bash` only: whether its commands have the network, where the operator allows that."""
+
+    @field_validator("network")
+    @classmethod
+    def _of_bash(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("name") != "bash":
+            raise ValueError("only bash can be given the network")
+        return value
 
 
 class ToolDefault(Strict):
@@ -49,6 +59,11 @@ class Toolset(Strict):
     def config(self, name: str) -> ToolConfig | ToolDefault:
         """What is said about the tool of that name."""
         return next((config for config in self.configs if config.name == name), self.default_config)
+
+    @property
+    def network(self) -> bool:
+        """Whether commands of `bash` have the network."""
+        return any(config.network for config in self.configs)
 
     def policy(self, name: str) -> Policy | None:
         said = self.config(name).permission_policy or self.default_config.permission_policy
@@ -69,7 +84,8 @@ def _object_schema(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return schema
 
 
-InputSchema = Annotated[dict[str, JsonValue], AfterValidator(_object_schema)]
+_SCHEMA = {"type": "object", "description": "A JSON Schema whose type is object."}
+InputSchema = Annotated[dict[str, JsonValue], AfterValidator(_object_schema), WithJsonSchema(_SCHEMA)]
 
 
 class CustomTool(Strict):
@@ -81,12 +97,78 @@ class CustomTool(Strict):
     input_schema: InputSchema
 
 
-AgentTool = Annotated[Toolset | FunctionTool | CustomTool, Field(discriminator="type")]
+class McpToolDefault(Strict):
+    """What is left out (or null, as the `anthropic` package's clients may send it) is left to the default."""
+
+    enabled: bool | None = None
+    permission_policy: PermissionPolicy | None = None
 
 
-def names_of(tool: Toolset | FunctionTool | CustomTool) -> str:
+class McpToolConfig(McpToolDefault):
+    name: str = Field(min_length=1, max_length=128)
+
+
+class McpToolset(Strict):
+    """The tools of one of the agent's MCP servers. A person is asked before each call, where the agent does not say."""
+
+    type: Literal["mcp_toolset"] = "mcp_toolset"
+    mcp_server_name: ServerName
+    configs: tuple[McpToolConfig, ...] = Field(default=(), max_length=1_000)
+    default_config: McpToolDefault | None = None
+
+    def enabled(self, name: str) -> bool:
+        for said in self._said(name):
+            if said.enabled is not None:
+                return said.enabled
+        return True
+
+    def policy(self, name: str) -> Policy:
+        for said in self._said(name):
+            if said.permission_policy is not None:
+                return said.permission_policy.type
+        return "always_ask"
+
+    def _said(self, name: str) -> "list[McpToolDefault]":
+        """What is said about a tool: of itself, then of all."""
+        own = [config for config in self.configs if config.name == name]
+        return [*own, self.default_config] if self.default_config else [*own]
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        if len({config.name for config in self.configs}) != len(self.configs):
+            raise ValueError("a tool of the MCP server is configured twice")
+        return self
+
+
+class HttpTool(Strict):
+    """An endpoint of the agent's owner as a tool: each call is a POST to `url`, signed with the secret of that name."""
+
+    type: Literal["http"] = "http"
+    name: ToolName
+    description: str = Field(min_length=1, max_length=10_000)
+    input_schema: InputSchema
+    url: str = Field(max_length=2_000, pattern=r"^https?://[^\s/?#@\\]+([/?][^\s#\\]*)?$")
+    effect: Literal["read", "idempotent", "once"] = "once"
+    """What repeating a call means: see docs/how-to/add-a-tool.md."""
+    timeout_seconds: float = Field(default=30, gt=0, le=600, allow_inf_nan=False)
+    secret: str | None = Field(default=None, max_length=64)
+    """The name of an operator's secret; None: calls are not signed."""
+    permission_policy: PermissionPolicy | None = None
+
+
+AnyTool = Toolset | FunctionTool | CustomTool | HttpTool | McpToolset
+AgentTool = Annotated[AnyTool, Field(discriminator="type")]
+
+
+def names_of(tool: AnyTool) -> str:
     """What may stand only once in an agent's list."""
-    return tool.type if isinstance(tool, Toolset) else tool.name
+    match tool:
+        case Toolset():
+            return tool.type
+        case McpToolset():
+            return f"{tool.type} {tool.mcp_server_name}"
+        case _:
+            return tool.name
 
 
 def spelled_out(tools: "list[Any] | tuple[Any, ...]") -> list[Any]:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from domain.agent_tools import AgentTool, names_of, spelled_out
+from domain.agent_tools import AgentTool, McpToolset, names_of, spelled_out
+from domain.mcp import McpServer
 from domain.multiagent import Multiagent
 from domain.strict import Strict
 
@@ -75,6 +76,7 @@ class AgentConfig(BaseModel):
     model: ModelConfig
     system: str | None = Field(default=None, max_length=100_000)
     tools: tuple[AgentTool, ...] = Field(default=(), max_length=128)
+    mcp_servers: tuple[McpServer, ...] = Field(default=(), max_length=20)
     limits: Limits = Limits()
     approvals: ApprovalPolicy | None = None
     multiagent: Multiagent | None = None
@@ -98,6 +100,19 @@ class AgentConfig(BaseModel):
         names = [names_of(tool) for tool in self.tools]
         if len(set(names)) != len(names):
             raise ValueError("a tool is listed twice")
+        return self
+
+    @model_validator(mode="after")
+    def _servers_and_toolsets(self) -> Self:
+        """As the `anthropic` package documents it: every server has its toolset, and every toolset its server."""
+        servers = [server.name for server in self.mcp_servers]
+        toolsets = [tool.mcp_server_name for tool in self.tools if isinstance(tool, McpToolset)]
+        if len(set(servers)) != len(servers):
+            raise ValueError("two MCP servers have one name")
+        if unknown := [name for name in toolsets if name not in servers]:
+            raise ValueError(f"there is no MCP server {unknown[0]!r} in mcp_servers")
+        if unused := [name for name in servers if name not in toolsets]:
+            raise ValueError(f"no mcp_toolset in tools uses the MCP server {unused[0]!r}")
         return self
 
 

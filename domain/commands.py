@@ -9,15 +9,19 @@ from domain.agents import Limits, OnTimeout
 from domain.runs import StopType, WaitingFor
 from domain.tools import WaitKind
 
+SLOT_SECONDS = 3600
+"""How long a model call waits for a slot of its provider before it is handed back, to wait anew: that is no attempt of it."""
+
 
 class Tries(BaseModel, frozen=True):
-    """How often a model call was tried by workers that shut down and handed it back."""
+    """How often a model call was tried by workers that handed it back."""
 
     begun: int = 0
     """Attempts that are in the log; the next one is the one after."""
     failed: int = 0
     """Attempts that the call's retries have used up. Being handed back is none."""
     handed_back: int = 0
+    """By workers that shut down."""
 
 
 class Progress(BaseModel, frozen=True):
@@ -111,7 +115,8 @@ class CompleteResult(BaseModel, frozen=True):
     output_tokens: int = 0
     cost_nano_usd: int = 0
     handed_back: Tries | None = None
-    """The worker shut down before the answer was whole: the same call is to be made again. `stop` then means nothing."""
+    """The worker shut down before the answer was whole, or had no slot: the same call is to be made again. `stop` then means
+    nothing."""
 
 
 class Verdict(BaseModel, frozen=True):

@@ -2,13 +2,15 @@
 
 PerdureError
 ├── Invalid                 what the caller sent cannot be used            422
-│   └── MalformedCursor     a page or stream cursor is not one of ours     400
+│   ├── MalformedCursor     a page or stream cursor is not one of ours     400
+│   └── UnknownSecret       no secret of that name is configured           422
 ├── Unauthenticated         no key, or a wrong one                         401
 ├── Forbidden               the key lacks a scope                          403
 ├── NotFound                no such thing in this workspace                404
 ├── Conflict                true, but not now                              409
 │   ├── RunFinished  SessionBusy  VersionConflict  Archived  ApprovalDecided  AlreadyAnswered  IdempotencyInFlight
 ├── TooLarge                the body is over the limit                     413
+├── RangeNotSatisfiable     a download has not that many bytes             416
 ├── IdempotencyKeyReused    same key, other body                           422
 ├── Unavailable             a part that the answer needs is not reachable  503
 │   └── DatabaseAway        the database does not answer, it may come back
@@ -53,6 +55,10 @@ class Invalid(PerdureError):
 
 class MalformedCursor(PerdureError):
     code, status, title = "malformed_cursor", 400, "Malformed cursor"
+
+
+class UnknownSecret(Invalid):
+    code, title = "unknown_secret", "No such secret"
 
 
 class BadRequest(PerdureError):
@@ -111,6 +117,10 @@ class IdempotencyInFlight(Conflict):
 
 class TooLarge(PerdureError):
     code, status, title = "too_large", 413, "Too large"
+
+
+class RangeNotSatisfiable(PerdureError):
+    code, status, title = "range_not_satisfiable", 416, "Range not satisfiable"
 
 
 class IdempotencyKeyReused(PerdureError):

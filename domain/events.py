@@ -3,22 +3,23 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, TypeAdapter
+from pydantic import BaseModel, Field, JsonValue, PlainSerializer, TypeAdapter
 
 from domain.clock import wire
+from domain.payload import Payload, TextContent
 from domain.runs import RunError, StopReason
+from domain.thread_events import (
+    ThreadCreated,
+    ThreadIdle,
+    ThreadMessageReceived,
+    ThreadMessageSent,
+    ThreadRescheduled,
+    ThreadRunning,
+    ThreadTerminated,
+)
 from domain.usage import Cost, Usage
 
 Moment = Annotated[datetime, PlainSerializer(wire, return_type=str)]
-
-
-class Payload(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class TextContent(Payload):
-    type: Literal["text"] = "text"
-    text: str
 
 
 class UserMessage(Payload):
@@ -147,6 +148,40 @@ class AgentToolResult(Payload):
     duration_ms: int | None = None
 
 
+class AgentMcpToolUse(Payload):
+    """`name` is the tool's own, not the one that the model calls it by (`domain.mcp.tool_name`)."""
+
+    type: Literal["agent.mcp_tool_use"] = "agent.mcp_tool_use"
+    mcp_server_name: str
+    name: str
+    input: dict[str, JsonValue]
+    malformed: str | None = None
+    evaluated_permission: Literal["allow", "ask", "deny"] | None = None
+
+
+class AgentMcpToolResult(Payload):
+    type: Literal["agent.mcp_tool_result"] = "agent.mcp_tool_result"
+    mcp_tool_use_id: str
+    content: tuple[TextContent, ...]
+    is_error: bool = False
+    duration_ms: int | None = None
+
+
+class AgentArtifact(Payload):
+    """A file that the agent published: a copy that nothing changes any more, at `/v1/artifacts/{artifact_id}/content`."""
+
+    type: Literal["agent.artifact"] = "agent.artifact"
+    artifact_id: str
+    tool_use_id: str
+    name: str
+    description: str | None = None
+    media_type: str
+    size_bytes: int
+    sha256: str
+    path: str
+    """Where it was in the session's directory."""
+
+
 class AgentQuestion(Payload):
     type: Literal["agent.question"] = "agent.question"
     tool_use_id: str
@@ -181,64 +216,6 @@ class SessionRescheduled(Payload):
     type: Literal["session.status_rescheduled"] = "session.status_rescheduled"
 
 
-class ThreadCreated(Payload):
-    """A sub-agent's thread. In the log of the thread that delegates; `session_thread_id` names the new one."""
-
-    type: Literal["session.thread_created"] = "session.thread_created"
-    session_thread_id: str
-    agent_name: str
-    title: str | None = None
-
-
-class ThreadMessageSent(Payload):
-    """A task for a sub-agent, in the log of the thread that delegates."""
-
-    type: Literal["agent.thread_message_sent"] = "agent.thread_message_sent"
-    to_session_thread_id: str
-    to_agent_name: str | None = None
-    content: tuple[TextContent, ...]
-
-
-class ThreadMessageReceived(Payload):
-    """A task or an answer, in the log of the thread that it is for."""
-
-    type: Literal["agent.thread_message_received"] = "agent.thread_message_received"
-    from_session_thread_id: str
-    from_agent_name: str | None = None
-    content: tuple[TextContent, ...]
-    tool_use_id: str | None = None
-    """Of an answer: the delegation, whose result the model reads. None: a task, which the model reads as it is."""
-
-
-class ThreadRunning(Payload):
-    """A thread's `session.status_running`."""
-
-    type: Literal["session.thread_status_running"] = "session.thread_status_running"
-    session_thread_id: str
-    agent_name: str
-
-
-class ThreadIdle(Payload):
-    type: Literal["session.thread_status_idle"] = "session.thread_status_idle"
-    session_thread_id: str
-    agent_name: str
-    stop_reason: StopReason
-
-
-class ThreadRescheduled(Payload):
-    type: Literal["session.thread_status_rescheduled"] = "session.thread_status_rescheduled"
-    session_thread_id: str
-    agent_name: str
-
-
-class ThreadTerminated(Payload):
-    """Its run failed or was stopped."""
-
-    type: Literal["session.thread_status_terminated"] = "session.thread_status_terminated"
-    session_thread_id: str
-    agent_name: str
-
-
 class SessionUpdated(Payload):
     type: Literal["session.updated"] = "session.updated"
     title: str | None = None
@@ -256,9 +233,19 @@ class ErrorDetail(Payload):
     code: str
 
 
+class McpErrorDetail(Payload):
+    """The tools of an MCP server are missing in this run, until it answers."""
+
+    type: Literal["mcp_connection_failed_error", "mcp_authentication_failed_error"]
+    mcp_server_name: str
+    message: str
+    retry_status: RetryStatus = RetryStatus(type="retrying")
+    code: str = "mcp_unavailable"
+
+
 class SessionError(Payload):
     type: Literal["session.error"] = "session.error"
-    error: ErrorDetail
+    error: Annotated[ErrorDetail | McpErrorDetail, Field(discriminator="type")]
 
 
 class RunQueued(Payload):
@@ -332,6 +319,9 @@ EventPayload = Annotated[
     | AgentCustomToolUse
     | AgentToolStarted
     | AgentToolResult
+    | AgentMcpToolUse
+    | AgentMcpToolResult
+    | AgentArtifact
     | AgentQuestion
     | AgentPlan
     | ApprovalRequested
@@ -368,49 +358,6 @@ EventPayload = Annotated[
 payloads: TypeAdapter[EventPayload] = TypeAdapter(EventPayload)
 
 RUN_OVER_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled", "run.terminated"})
-
-CROSS_POSTED = frozenset(
-    {
-        "session.thread_status_running",
-        "session.thread_status_idle",
-        "session.thread_status_rescheduled",
-        "session.thread_status_terminated",
-    }
-)
-"""What the primary thread's stream shows of the other threads."""
-
-SDK_TYPES = frozenset(
-    {
-        "user.message",
-        "user.interrupt",
-        "user.tool_confirmation",
-        "user.custom_tool_result",
-        "agent.message",
-        "agent.thinking",
-        "agent.tool_use",
-        "agent.tool_result",
-        "agent.mcp_tool_use",
-        "agent.mcp_tool_result",
-        "agent.custom_tool_use",
-        "session.error",
-        "session.status_running",
-        "session.status_idle",
-        "session.status_rescheduled",
-        "session.status_terminated",
-        "session.updated",
-        "session.deleted",
-        "session.thread_created",
-        "agent.thread_message_sent",
-        "agent.thread_message_received",
-        *CROSS_POSTED,
-        "span.model_request_start",
-        "span.model_request_end",
-        "event_start",
-        "event_delta",
-    }
-)
-"""What the `anthropic` package decodes (types/beta/sessions/beta_managed_agents_stream_session_events.py): it turns a
-type it does not know into a wrong class, so callers that send `anthropic-beta` get these only."""
 
 
 class Event(BaseModel, frozen=True):

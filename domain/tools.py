@@ -25,6 +25,15 @@ class Effect(StrEnum):
 
 
 @dataclass(frozen=True)
+class Quota:
+    """How much a session's directory may hold."""
+
+    bytes: int = 1 << 30
+    entries: int = 100_000
+    """Files, folders and links."""
+
+
+@dataclass(frozen=True)
 class ToolContext:
     """Where a tool call happens. `directory` is the session's own, shared by its runs; nothing outside it may be touched."""
 
@@ -33,6 +42,7 @@ class ToolContext:
     run_id: str
     tool_use_id: str
     directory: Path
+    quota: Quota = Quota()
 
     @property
     def idempotency_key(self) -> str:
@@ -101,6 +111,8 @@ class OfferedTool:
     """Of a tool that the workflow carries out, by waiting: reads the arguments. Raises ToolFailed; `call` then says why."""
     kind: Literal["tool", "custom", "mcp"] = "tool"
     """Which type of event its use is written as."""
+    origin: tuple[str, str] | None = None
+    """Of an MCP tool: the server's name and the tool's own."""
 
     @property
     def name(self) -> str:

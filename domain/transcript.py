@@ -7,6 +7,8 @@ from domain.completions import AnswerBlock, Block, Message, Text, Thinking, Tool
 from domain.events import (
     RUN_OVER_TYPES,
     AgentCustomToolUse,
+    AgentMcpToolResult,
+    AgentMcpToolUse,
     AgentMessage,
     AgentThinking,
     AgentToolResult,
@@ -22,6 +24,7 @@ from domain.events import (
     UserCustomToolResult,
     UserMessage,
 )
+from domain.mcp import tool_name
 
 INTERRUPTED_NOTE = "[Your answer was interrupted here. Go on from where it stopped.]"
 LOST_RESULT = "The outcome of this call is unknown: it was interrupted before it reported."
@@ -33,6 +36,8 @@ READ_TYPES = (
     "agent.thinking",
     "agent.tool_use",
     "agent.tool_result",
+    "agent.mcp_tool_use",
+    "agent.mcp_tool_result",
     "agent.custom_tool_use",
     "user.custom_tool_result",
     "span.model_request_start",
@@ -100,14 +105,15 @@ class Transcript:
             case AgentToolUse(name=name, input=arguments) | AgentCustomToolUse(name=name, input=arguments):
                 self._answer(ToolUse(id=event.id, name=name, input=arguments))
                 self._open[event.id] = None
-            case AgentToolResult(tool_use_id=tool_use_id, content=content, is_error=is_error) if tool_use_id in self._open:
-                del self._open[tool_use_id]
-                self._add("user", ToolResult(tool_use_id=tool_use_id, content=plain(content), is_error=is_error))
-            case UserCustomToolResult(custom_tool_use_id=tool_use_id, content=content, is_error=is_error) if (
-                tool_use_id in self._open
-            ):
-                del self._open[tool_use_id]
-                self._add("user", ToolResult(tool_use_id=tool_use_id, content=plain(content), is_error=is_error or False))
+            case AgentMcpToolUse(mcp_server_name=server, name=name, input=arguments):
+                self._answer(ToolUse(id=event.id, name=tool_name(server, name), input=arguments))
+                self._open[event.id] = None
+            case AgentToolResult(tool_use_id=use, content=content, is_error=is_error):
+                self._result(use, content, is_error)
+            case AgentMcpToolResult(mcp_tool_use_id=use, content=content, is_error=is_error):
+                self._result(use, content, is_error)
+            case UserCustomToolResult(custom_tool_use_id=use, content=content, is_error=is_error):
+                self._result(use, content, is_error or False)
             case _:
                 pass
 
@@ -130,6 +136,11 @@ class Transcript:
             assert isinstance(event.payload, UserMessage | ThreadMessageReceived)
             self._add("user", Text(text=plain(event.payload.content)))
             self._interrupted = False
+
+    def _result(self, tool_use_id: str, content: Iterable[TextContent], is_error: bool) -> None:
+        if tool_use_id in self._open:
+            del self._open[tool_use_id]
+            self._add("user", ToolResult(tool_use_id=tool_use_id, content=plain(content), is_error=is_error))
 
     def _answer(self, block: AnswerBlock) -> None:
         if self._interrupted:

@@ -28,6 +28,7 @@ from domain.events import (
     payloads,
 )
 from domain.ids import new_id
+from storage.artifacts import record_artifacts
 from storage.changes import OF_PRIMARY, Changes, Shape, updating
 from storage.database import Connection
 from storage.projections import project
@@ -133,6 +134,7 @@ class Journal:
                 for index, event in enumerate(events)
             ],
         )
+        await record_artifacts(self._connection, events)
         self._appended.setdefault(session_id, []).extend(events)
         return events
 

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, delete, select, update
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
+from domain.files import MountedFile
 from domain.ids import new_id
 from domain.sessions import OnBusy, SessionStatus
 from storage.database import Connection
 from storage.rows import Page, add, fetch_one, owned, page
-from storage.tables import AgentRow, ApprovalRow, EventRow, RunRow, SessionRow, WaitRow
+from storage.tables import AgentRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Sessions:
         on_busy: OnBusy = "queue",
         permissions: Mapping[str, str] | None = None,
         environment_id: str = "env_default",
+        resources: Sequence[MountedFile] = (),
     ) -> SessionRow:
         moment = now()
         row = SessionRow(
@@ -56,6 +58,8 @@ class Sessions:
             on_busy=on_busy,
             permissions=dict(permissions or {}),
             environment_id=environment_id,
+            resources=[resource.model_dump() for resource in resources] or None,
+            resources_pending=bool(resources),
             created_at=moment,
             updated_at=moment,
         )
@@ -80,12 +84,17 @@ class Sessions:
         )
 
     async def delete(self, session_id: str) -> None:
-        """The session with its runs and events. The caller has seen that no run is active."""
-        for row in (ApprovalRow, WaitRow, EventRow, RunRow):
+        """The session with its runs, events and artifacts. The caller has seen that no run is active."""
+        for row in (ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
             await self._connection.execute(delete(row).where(col(row.session_id) == session_id))
         await self._connection.execute(
             delete(SessionRow).where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)
         )
+
+    async def add_resources(self, session: SessionRow, more: Sequence[MountedFile]) -> None:
+        """More files for the session's directory."""
+        resources = [*(session.resources or []), *(resource.model_dump() for resource in more)]
+        await self.change(session.id, resources=resources, resources_pending=True)
 
     async def find(self, wanted: SessionFilter, *, limit: int, cursor: str | None, descending: bool) -> Page[SessionRow]:
         statement = select(SessionRow)
@@ -112,3 +121,35 @@ class Sessions:
             descending=descending,
             one_of=[col(SessionRow.status) == status for status in dict.fromkeys(wanted.statuses)],
         )
+
+
+async def pending_resources(connection: Connection, session_id: str) -> list[MountedFile]:
+    """The session's files, where some of them are not in its directory yet."""
+    statement = select(col(SessionRow.resources)).where(col(SessionRow.id) == session_id, col(SessionRow.resources_pending))
+    found = (await connection.execute(statement)).scalar_one_or_none()
+    return [MountedFile.model_validate(resource) for resource in found or ()]
+
+
+async def resources_mounted(connection: Connection, session_id: str, count: int) -> None:
+    """The first so many files of the session are in its directory: nothing is pending unless more have come meanwhile."""
+    statement = select(col(SessionRow.resources)).where(col(SessionRow.id) == session_id).with_for_update()
+    found = (await connection.execute(statement)).scalar_one_or_none()
+    if len(found or ()) == count:
+        await connection.execute(update(SessionRow).where(col(SessionRow.id) == session_id).values(resources_pending=False))
+
+
+async def expire_directories(
+    connection: Connection, session_ids: Sequence[str], before: datetime
+) -> tuple[list[str], list[str]]:
+    """Those of the sessions that have been idle since before that time, and those that there are not.
+
+    Files that were given to the idle ones are to be put into their directories again if they go on.
+    """
+    idle = (col(SessionRow.updated_at) < before, col(SessionRow.active_run_id).is_(None))
+    mine = col(SessionRow.id).in_(session_ids)
+    await connection.execute(
+        update(SessionRow).where(mine, *idle, col(SessionRow.resources).is_not(None)).values(resources_pending=True)
+    )
+    rows = await connection.execute(select(col(SessionRow.id), and_(*idle).label("idle")).where(mine))
+    known = {row.id: row.idle for row in rows}
+    return [id for id, idle in known.items() if idle], [id for id in session_ids if id not in known]

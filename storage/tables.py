@@ -18,6 +18,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     column,
+    false,
     literal_column,
     text,
 )
@@ -161,6 +162,10 @@ class SessionRow(UsageColumns, table=True):
     message_count: int = 0
     last_message: dict[str, str] | None = _json(nullable=True)
     active_seconds: float = 0.0
+    resources: list[dict[str, str]] | None = _json(nullable=True)
+    """`domain.files.MountedFile`s, as JSON."""
+    resources_pending: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """Some of them are not in the session's directory yet."""
     created_at: datetime = _time()
     updated_at: datetime = _time()
     archived_at: datetime | None = _time(nullable=True)
@@ -315,6 +320,35 @@ class WaitRow(SQLModel, table=True):
     closed_at: datetime | None = _time(nullable=True)
     answer_id: str | None = None
     """The event that closed it; None: time did, or the end of the run."""
+
+
+class FileRow(SQLModel, table=True):
+    __tablename__ = "files"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
+    __table_args__ = (Index("ix_files_workspace_id_created_at", "workspace_id", "created_at", "id"),)
+
+    id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id")
+    filename: str
+    media_type: str
+    size_bytes: int = Field(sa_type=BigInteger)
+    sha256: str
+    created_at: datetime = _time()
+
+
+class ArtifactRow(SQLModel, table=True):
+    __tablename__ = "artifacts"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
+    __table_args__ = (Index("ix_artifacts_session_id_created_at", "session_id", "created_at", "id"),)
+
+    id: str = Field(primary_key=True)
+    session_id: str = Field(foreign_key="sessions.id")
+    run_id: str
+    name: str
+    description: str | None = Field(default=None, sa_column=Column(Text(), nullable=True))
+    media_type: str
+    size_bytes: int = Field(sa_type=BigInteger)
+    sha256: str
+    path: str = Field(sa_column=Column(Text(), nullable=False))
+    created_at: datetime = _time()
 
 
 class IdempotencyRow(SQLModel, table=True):

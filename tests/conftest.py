@@ -11,6 +11,14 @@ from tests.service import ServiceThread, Workspace
 DATABASE = os.environ.get("PERDURE_TEST_DATABASE", "sqlite")
 
 
+@pytest.hookimpl(tryfirst=True)  # before those are deselected that a round leaves out
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """What starts no database is the same on every one."""
+    for item in items:
+        if "postgres" not in item.fixturenames:
+            item.add_marker(pytest.mark.single_database)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer | None]:
     """The throwaway cluster of the Postgres round; None in the SQLite round."""

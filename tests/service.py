@@ -115,6 +115,9 @@ class ServiceThread:
                 client=runs,
                 providers=self.parts.providers,
                 tools=self.parts.tools,
+                mcp=self.parts.mcp,
+                secrets=self.parts.secrets,
+                files=self.parts.files,
                 routes=self.parts.routes,
                 temporal_ui=None,
             )

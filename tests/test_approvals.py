@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.service import RunView, ServiceThread, Workspace
@@ -91,10 +92,11 @@ def test_the_first_of_many_decisions_wins(workspace: Workspace) -> None:
     (approval,) = pending(workspace, run)
     path = f"/v1/approvals/{approval['id']}/decision"
 
+    def post(number: int) -> httpx2.Response:
+        return workspace.http.post(path, json={"decision": "approve" if number % 2 else "deny"})
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(
-            pool.map(lambda n: workspace.http.post(path, json={"decision": "approve" if n % 2 else "deny"}), range(8))
-        )
+        answers = list(pool.map(post, range(8)))
 
     (won,) = [answer.json() for answer in answers if answer.status_code == 200]
     lost = [answer.json() for answer in answers if answer.status_code == 409]

@@ -4,24 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, idempotency, idle, lists, results, viewers
+from benchmarks import growth, idempotency, idle, lists, results, stop, viewers
 from benchmarks.measure import Figure, Report, Size, kept
+from benchmarks.model_server import ModelServer
 from benchmarks.seeds import MODEL, many_runs, tables_of
 from benchmarks.service import perdure
 
-SMALL = Size(rounds=1, events=40, turns=2, requests=1, waiting=20, window_seconds=0.2)
+SMALL = Size(rounds=1, events=40, turns=2, requests=1, waiting=20, window_seconds=0.2, stops=1)
 
 pytestmark = [pytest.mark.single_database, pytest.mark.timeout(240)]
 
 
 async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
-    """They fail by themselves when a viewer misses an event, a run does not wait, or both sides' lists differ in length."""
-    async with perdure(tmp_path) as service:
+    """They fail by themselves when a viewer misses an event, a run does not wait, what is stopped goes on, or both sides' lists
+    differ in length."""
+    async with ModelServer().running() as models, perdure(tmp_path, models.url) as service:
         session = await service.session(await service.agent("watched", MODEL))
 
         turn = await growth.turns(service, SMALL)
         _, latest = await viewers.watched(service, tmp_path, [session] * 50, SMALL)
         waiting = await idle.waiting_runs(service, SMALL)
+        ended = await stop.stopped(service, models, SMALL)
         (posted,) = await idempotency.repeated("here", [service], 50)
         async with tables_of(service) as database:
             seeded = await many_runs(database, 120)
@@ -31,6 +34,7 @@ async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
     assert "| 40 events |" in turn.table()
     assert len(latest) == viewers.UPDATES
     assert len(targets(waiting)) == 3
+    assert len(targets(ended)) == 12
     assert (posted.value, posted.target, posted.verdict) == ("1", "1", "met")
     assert len({figure.name for figure in listed if figure.verdict}) == 21
 

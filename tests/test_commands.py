@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from collections.abc import Callable
 
 from commands.temporal_server import binary
 from tests.service import RunView, ServiceThread, Workspace, is_delta
@@ -169,29 +170,47 @@ def test_a_queued_turn_can_be_cancelled(workspace: Workspace) -> None:
     assert workspace.get(f"/v1/sessions/{session}")["status"] == "idle"
 
 
-def test_temporal_command_line_signals_and_queries(service: ServiceThread, workspace: Workspace) -> None:
+def test_temporal_command_line_signals_and_queries(
+    service: ServiceThread, workspace: Workspace, record_property: Callable[[str, object], None]
+) -> None:
     run = workspace.start(SLOW, {"text": "After."})
     writing(run)
 
+    asked = time.monotonic()
     temporal(service, "workflow", "signal", "-w", run.id, "--name", "pause", "--input", '{"mode": "now"}')
     run.until(lambda row: row["status"] == "paused")
+    settled_after = time.monotonic() - asked
+    assert run.types()[-1] == "run.paused"
+    assert workspace.get(f"/v1/sessions/{run.row['session_id']}")["status"] == "idle"
     state = temporal(service, "workflow", "query", "-w", run.id, "--type", "state", "-o", "json")
     assert '"paused"' in state
     shown = temporal(service, "workflow", "describe", "-w", run.id, "-o", "json")
     assert "PerdureStatus" in shown
+    asked = time.monotonic()
     temporal(service, "workflow", "signal", "-w", run.id, "--name", "resume")
+    run.until(lambda row: row["status"] != "paused")
+    record_property("seconds", max(settled_after, time.monotonic() - asked))
+    record_property("looked_at", 2)
     assert run.wait()["output"] == "After."
 
 
-def test_temporal_command_line_cancels(service: ServiceThread, workspace: Workspace) -> None:
+def test_temporal_command_line_cancels(
+    service: ServiceThread, workspace: Workspace, record_property: Callable[[str, object], None]
+) -> None:
     run = workspace.start(SLOW)
     writing(run)
+    asked = time.monotonic()
     temporal(service, "workflow", "cancel", "-w", run.id)
     assert run.wait(5)["status"] == "cancelled"
+    record_property("seconds", time.monotonic() - asked)
+    assert run.types()[-1] == "run.cancelled"
+    assert workspace.get(f"/v1/sessions/{run.row['session_id']}")["status"] == "idle"
     assert "CANCELED" in temporal(service, "workflow", "describe", "-w", run.id, "-o", "json")
 
 
-def test_temporal_command_line_terminates_and_the_queue_goes_on(service: ServiceThread, workspace: Workspace) -> None:
+def test_temporal_command_line_terminates_and_the_queue_goes_on(
+    service: ServiceThread, workspace: Workspace, record_property: Callable[[str, object], None]
+) -> None:
     session = workspace.post("/v1/sessions", {"agent": workspace.agent()["id"]})["id"]
     script = json.dumps({"script": [SLOW]})
     first = RunView(workspace, workspace.post(f"/v1/sessions/{session}/messages", {"content": script})["run"]["id"])
@@ -199,9 +218,13 @@ def test_temporal_command_line_terminates_and_the_queue_goes_on(service: Service
     second = RunView(workspace, workspace.post(f"/v1/sessions/{session}/messages", following)["run"]["id"])
     writing(first)
 
+    asked = time.monotonic()
     temporal(service, "workflow", "terminate", "-w", first.id)
 
     assert first.wait(60)["status"] == "terminated"
+    second.until(lambda row: row["started_at"] is not None)
+    record_property("seconds", time.monotonic() - asked)
+    assert first.types()[-1] == "run.terminated"
     assert second.wait(30)["output"] == "Next."
 
 

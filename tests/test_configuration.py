@@ -9,6 +9,7 @@ import pytest
 from domain.errors import Invalid
 from settings import Settings
 from tests.service import ServiceThread, Workspace
+from worker import parts
 
 CONFIG = """
 [providers.priced]
@@ -111,6 +112,9 @@ def test_a_missing_key_fails_the_run_and_names_the_setting(workspace: Workspace)
         ("[providers.x]\nkind = 'openai_compatible'\nbase_uri = 'http://h'", "base_uri"),
         ("[provider.x]\nkind = 'scripted'", "provider"),
         ("[providers.x\n", "TOML"),
+        ("[tools.web_search]\nbackend = 'bing'", "tools.web_search"),
+        ("[tools.web_search]\nbackend = 'searxng'", "tools.web_search.searxng.base_url"),
+        ("[tools.web_search]\nbackend = 'brave'\napi_key = 'k'", "tools.web_search.brave.api_key"),
     ],
 )
 def test_a_faulty_file_is_refused_with_the_place(tmp_path: Path, text: str, fault: str) -> None:
@@ -118,3 +122,11 @@ def test_a_faulty_file_is_refused_with_the_place(tmp_path: Path, text: str, faul
     path.write_text(text)
     with pytest.raises(Invalid, match=fault):
         Settings(config=path).file()
+
+
+async def test_a_search_whose_key_is_not_set_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "perdure.toml"
+    path.write_text("[tools.web_search]\nbackend = 'tavily'\napi_key_env = 'PERDURE_TEST_MISSING_KEY'\n")
+    with pytest.raises(Invalid, match=r"tools\.web_search: the variable PERDURE_TEST_MISSING_KEY is not set"):
+        async with parts(Settings(config=path, data_dir=tmp_path)):
+            pass

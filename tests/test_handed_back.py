@@ -1,5 +1,6 @@
-"""Workers that are restarted faster than a model can answer do not make a run call it for ever."""
+"""Calls that are handed back: by workers that are restarted all the time, and by those that have no slot for them."""
 
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -9,10 +10,10 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
 from domain.agents import Limits
-from domain.commands import CompleteInput, CompleteResult, FinishInput, FinishResult, RunStart, Tries
+from domain.commands import SLOT_SECONDS, CompleteInput, CompleteResult, FinishInput, FinishResult, RunStart, Tries
 from tests.service import ServiceThread
 from workflows.agent_run import AgentRun
-from workflows.options import MODEL_HANDED_BACK
+from workflows.options import MODEL_HANDED_BACK, model_call
 from workflows.runner import workflow_runner
 
 pytestmark = pytest.mark.single_database
@@ -57,3 +58,33 @@ async def test_a_call_is_not_handed_back_for_ever(service: ServiceThread) -> Non
     assert [call.before and call.before.begun for call in restless.calls] == [None, *range(1, MODEL_HANDED_BACK)]
     (outcome,) = restless.outcomes
     assert (outcome.error_code, outcome.retryable) == ("worker_lost", True)
+
+
+def test_waiting_for_a_slot_uses_up_no_attempt(service: ServiceThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long: while the provider's only slot is taken, the call is handed back again and again."""
+    (tmp_path / "perdure.toml").write_text('[providers.narrow]\nkind = "scripted"\nconcurrency = 1\n')
+    with ServiceThread(tmp_path, None, temporal=service.temporal_address) as narrow, narrow.workspace() as workspace:
+        agent = workspace.agent(model="narrow:script")["id"]
+        first = workspace.start({"text": "word " * 400, "delay_ms": 50}, agent=agent)
+        first.until(lambda row: row["status"] == "running")
+        monkeypatch.setattr("activities.model.SLOT_SECONDS", 0.2)
+        monkeypatch.setattr("workflows.options.MODEL_ATTEMPTS", 2)
+        monkeypatch.setattr("workflows.options.MODEL_HANDED_BACK", 2)
+        second = workspace.start({"text": "at last"}, agent=agent)
+        second.until(lambda _: narrow.call(calls(narrow, second.id)) > 3)
+        assert second.row["status"] == "queued"
+        first.command("cancel")
+        assert second.wait()["output"] == "at last"
+        assert [event["attempt"] for event in second.events() if event["type"] == "span.model_request_start"] == [1]
+
+
+async def calls(service: ServiceThread, run_id: str) -> int:
+    """How often the run's model call was handed to a worker."""
+    history = await service.temporal.get_workflow_handle(run_id).fetch_history()
+    return sum(event.HasField("activity_task_scheduled_event_attributes") for event in history.events)
+
+
+def test_the_time_in_which_a_call_waits_is_not_its_own() -> None:
+    whole = model_call(None, timeout_seconds=900, step=1).get("start_to_close_timeout")
+    assert whole is not None
+    assert whole.total_seconds() > SLOT_SECONDS + 900

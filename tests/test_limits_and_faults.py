@@ -60,6 +60,17 @@ def test_retry_after_is_honoured(workspace: Workspace) -> None:
     assert 2.9 < (second - first).total_seconds() < 6
 
 
+def test_the_last_attempt_says_that_it_was(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workflows.options.MODEL_ATTEMPTS", 2)
+    fail = {"code": "rate_limited", "message": "slow down", "times": 9, "retry_after_seconds": 0.1}
+    run = workspace.start({"fail": fail, "text": "hi"})
+    row = run.wait()
+    assert (row["status"], row["stop_reason"]["type"]) == ("failed", "retries_exhausted")
+    problems = [event["error"]["retry_status"]["type"] for event in run.events() if event["type"] == "session.error"]
+    assert problems == ["retrying", "exhausted"]
+    assert run.types().count("session.status_rescheduled") == 1
+
+
 def test_a_truncated_stream_is_never_taken_for_a_whole_message(workspace: Workspace) -> None:
     run = workspace.start({"text": "the whole message", "truncate_attempts": 1})
     frames = run.stream()

@@ -4,7 +4,7 @@ All runs of a vendor go at once, for most of them wait a second before their sec
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -152,8 +152,13 @@ def check_the_viewer(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_fault_is_retried_or_refused_and_never_taken_for_an_answer(
-    running: ServiceThread, workspace: Workspace, vendor: str, subtests: pytest.Subtests
+    running: ServiceThread,
+    workspace: Workspace,
+    vendor: str,
+    subtests: pytest.Subtests,
+    record_property: Callable[[str, object], None],
 ) -> None:
+    record_property("looked_at", len(FAULTS))
     with ThreadPoolExecutor(len(FAULTS)) as threads:
         going = [threads.submit(watched, running, workspace, f"{vendor}:{fault.model}") for fault in FAULTS]
         outcomes = [future.result() for future in going]

@@ -225,6 +225,8 @@ WAITS = (asking, paused)
 WRITING = (writing, stalled, command, paused)
 """Where text had come when it was stopped."""
 Kind = Callable[[Place], Going]
+OTHER_WAYS = tuple(pytest.param(way, marks=pytest.mark.single_database) for way in ("api without the bus", "temporal"))
+"""How a stop comes makes no difference to the database; what is stopped does."""
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ def place(running: ServiceThread, workspace: Workspace, faulty: FaultyServer) ->
 
 
 @pytest.mark.parametrize("kind", [*MODEL_CALLS, *TOOL_CALLS, *WAITS], ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("way", ["api", "api without the bus", "temporal"])
+@pytest.mark.parametrize("way", ["api", *OTHER_WAYS])
 def test_cancel(place: Place, kind: Kind, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way != "api":
         no_bus(place, monkeypatch)
@@ -255,7 +257,7 @@ def test_cancel(place: Place, kind: Kind, way: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("kind", MODEL_CALLS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("way", ["api", "api without the bus"])
+@pytest.mark.parametrize("way", ["api", OTHER_WAYS[0]])
 def test_pause_now(place: Place, kind: Kind, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way != "api":
         no_bus(place, monkeypatch)

@@ -7,6 +7,8 @@ from typing import Any
 
 import anthropic
 import pytest
+from anthropic.types.beta import BetaManagedAgentsAgentReference, BetaManagedAgentsMultiagentCoordinator
+from temporalio.client import WorkflowExecutionStatus
 
 from tests.service import RunView, ServiceThread, Workspace
 from workflows.client import RunClient
@@ -215,9 +217,8 @@ def test_what_ends_the_run_ends_the_tree(service: ServiceThread, workspace: Work
     assert states == ["idle", *["terminated"] * 4]
     for child in tree:
         found = service.call(service.temporal.get_workflow_handle(child.id).describe())
-        assert found.status is not None
         deadline = time.monotonic() + 5
-        while found.status.name == "RUNNING":
+        while found.status == WorkflowExecutionStatus.RUNNING:
             assert time.monotonic() < deadline
             found = service.call(service.temporal.get_workflow_handle(child.id).describe())
 
@@ -292,14 +293,16 @@ def test_the_anthropic_package_sees_threads(service: ServiceThread, workspace: W
     one = workspace.agent(name="one")["id"]
     roster: Any = {"type": "coordinator", "agents": [one, {"type": "self"}]}
     lead = client.beta.agents.create(name="lead", model="demo:script", multiagent=roster)
-    assert lead.multiagent is not None
-    assert [(entry.type, getattr(entry, "id", "")) for entry in lead.multiagent.agents] == [("agent", one), ("agent", lead.id)]
+    assert isinstance(lead.multiagent, BetaManagedAgentsMultiagentCoordinator)
+    assert all(isinstance(entry, BetaManagedAgentsAgentReference) for entry in lead.multiagent.agents)
+    assert [entry.model_dump()["id"] for entry in lead.multiagent.agents] == [one, lead.id]
     run = workspace.start({"tools": [delegate("one", {"text": "hi"})]}, {"text": "End."}, agent=lead.id)
     session_id = run.wait()["session_id"]
 
     primary, other = list(client.beta.sessions.threads.list(session_id))
     assert (primary.parent_thread_id, other.parent_thread_id) == (None, primary.id)
-    assert client.beta.sessions.threads.retrieve(other.id, session_id=session_id).agent.name == "one"
+    found = client.beta.sessions.threads.retrieve(other.id, session_id=session_id)
+    assert found.agent.model_dump()["name"] == "one"
     inside = [event.type for event in client.beta.sessions.threads.events.list(other.id, session_id=session_id)]
     assert "agent.message" in inside
     shown = list(client.beta.sessions.events.list(session_id, limit=1000))
@@ -357,7 +360,8 @@ def test_threads_are_listed_by_page_and_by_status(workspace: Workspace) -> None:
         found: list[str] = []
         page: str | None = None
         while True:
-            answer = workspace.get(path, limit=limit, **({} if page is None else {"page": page}))
+            more: dict[str, Any] = {} if page is None else {"page": page}
+            answer = workspace.get(path, limit=limit, **more)
             found += [thread["id"] for thread in answer["data"]]
             page = answer["next_page"]
             if page is None:

@@ -8,7 +8,7 @@ from domain.errors import ToolFailed
 from domain.events import AgentQuestion
 from domain.strict import Strict
 from domain.tools import Effect, ToolContext, Wait
-from tools.json_schema import schema_fault
+from tools.schemas import Schema, SchemaFault
 
 
 class AskUserArguments(Strict):
@@ -35,8 +35,11 @@ class AskUser:
         asked = cast(AskUserArguments, arguments)
         if asked.choices is not None and asked.answer_schema is not None:
             raise ToolFailed("invalid arguments\ngive choices or answer_schema, not both")
-        if asked.answer_schema is not None and (fault := schema_fault(asked.answer_schema)):
-            raise ToolFailed(f"invalid arguments\nanswer_schema is no JSON Schema: {fault}")
+        if asked.answer_schema is not None:
+            try:
+                Schema(asked.answer_schema)
+            except SchemaFault as error:
+                raise ToolFailed(f"invalid arguments\nanswer_schema is no JSON Schema: {error.detail}") from error
         question = AgentQuestion(
             tool_use_id="", question=asked.question, choices=asked.choices, answer_schema=asked.answer_schema
         )

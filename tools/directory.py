@@ -7,6 +7,7 @@ checked is what is opened, also when somebody swaps a folder for a link in betwe
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Generator
@@ -14,14 +15,14 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
+from uuid import uuid4
 
 from domain.errors import ToolFailed
+from domain.tools import Quota
 from tools.grep_process import FILE_FLAGS, FOLDER_FLAGS, MAX_DEPTH, MAX_FILE_BYTES, RESERVED, walk
 
 MAX_WRITE_BYTES = 1_000_000
-MAX_TOTAL_BYTES = 100_000_000
-MAX_TOTAL_ENTRIES = 10_000
 LOCK_SECONDS = 10.0
 MAX_RECEIPTS = 1_000
 
@@ -76,7 +77,8 @@ def explained(path: str) -> Generator[None]:
 class RunDirectory:
     """Opens the directory, making it (mode 0700) where it is not there yet; close it by leaving the `with` block."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, quota: Quota | None = None) -> None:
+        self._quota = quota or Quota()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = os.open(path, FOLDER_FLAGS)
 
@@ -94,16 +96,18 @@ class RunDirectory:
                 return os.dup(folder)
             return _open(folder, parts[-1], path, stat.S_ISREG, stat.S_ISDIR)
 
+    def open_file(self, path: str) -> BinaryIO:
+        """Open a regular file for reading. Raises ToolFailed."""
+        parts = _file(path)
+        with explained(path), self._folder(parts[:-1]) as folder:
+            return open(_open(folder, parts[-1], path, stat.S_ISREG), "rb")
+
     def read(self, path: str) -> bytes:
         """A regular file's content. Raises ToolFailed, also above 10 MB."""
-        parts = _file(path)
-        with explained(path):
-            with self._folder(parts[:-1]) as folder:
-                descriptor = _open(folder, parts[-1], path, stat.S_ISREG)
-            with open(descriptor, "rb") as file:
-                if os.fstat(descriptor).st_size > MAX_FILE_BYTES:
-                    raise ToolFailed(f"{path}: larger than {MAX_FILE_BYTES // 1_000_000} MB")
-                return file.read(MAX_FILE_BYTES)
+        with self.open_file(path) as file, explained(path):
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                raise ToolFailed(f"{path}: larger than {MAX_FILE_BYTES // 1_000_000} MB")
+            return file.read(MAX_FILE_BYTES)
 
     def replace(self, path: str, key: str, change: Callable[[bytes | None], Change]) -> str:
         """Replace a file's content, once for each `key`; returns the answer of the time when it was done.
@@ -137,6 +141,29 @@ class RunDirectory:
             _prune(own)
             return answer
 
+    def add(self, path: str, source: BinaryIO) -> None:
+        """Put a copy there, unless something is there already. Raises ToolFailed."""
+        parts = _file(path)
+        with explained(path), self._locked(), self._folder((RESERVED,), create=True) as own:
+            with suppress(FileNotFoundError), self._folder(parts[:-1]) as folder:
+                if _exists(folder, parts[-1]):
+                    return
+            self._check_room(path, os.fstat(source.fileno()).st_size)
+            staged = f"{uuid4().hex}.mount"
+            created = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=own)
+            try:
+                with open(created, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                with self._folder(parts[:-1], create=True) as folder, suppress(FileExistsError):
+                    os.link(staged, parts[-1], src_dir_fd=own, dst_dir_fd=folder)
+            finally:
+                os.unlink(staged, dir_fd=own)
+
+    def reserve(self) -> None:
+        """Make the folder of the receipts, so that something can be mounted over it. Raises ToolFailed."""
+        with explained(RESERVED), self._folder((RESERVED,), create=True):
+            pass
+
     def _present(self, parts: tuple[str, ...], path: str) -> tuple[bytes | None, int]:
         """The file's content and permissions before a change."""
         try:
@@ -151,11 +178,14 @@ class RunDirectory:
     def _check_quota(self, path: str, new_bytes: int, old_bytes: int) -> None:
         if new_bytes > MAX_WRITE_BYTES:
             raise ToolFailed(f"{path}: a file that is written has at most {MAX_WRITE_BYTES // 1_000_000} MB")
-        total, count = new_bytes - old_bytes, 0
-        for entry in islice(walk(self._descriptor), MAX_TOTAL_ENTRIES):
+        self._check_room(path, new_bytes - old_bytes)
+
+    def _check_room(self, path: str, more_bytes: int) -> None:
+        quota, total, count = self._quota, more_bytes, 0
+        for entry in islice(walk(self._descriptor), quota.entries):
             total, count = total + entry.status.st_size * stat.S_ISREG(entry.status.st_mode), count + 1
-        if total > MAX_TOTAL_BYTES or count == MAX_TOTAL_ENTRIES:
-            most = f"{MAX_TOTAL_BYTES // 1_000_000} MB, {MAX_TOTAL_ENTRIES:,} files and folders at most"
+        if total > quota.bytes or count == quota.entries:
+            most = f"{quota.bytes // 1_000_000:,} MB, {quota.entries:,} files and folders at most"
             raise ToolFailed(f"{path}: your directory is full ({most})")
 
     @contextmanager

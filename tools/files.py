@@ -111,7 +111,7 @@ def _write(arguments: WriteArguments, context: ToolContext) -> str:
     def change(_: bytes | None) -> Change:
         return Change(content, f"Wrote {len(content)} bytes to {arguments.file_path}.")
 
-    with RunDirectory(context.directory) as directory:
+    with RunDirectory(context.directory, context.quota) as directory:
         return directory.replace(arguments.file_path, context.idempotency_key, change)
 
 
@@ -141,5 +141,5 @@ def _edit(arguments: EditArguments, context: ToolContext) -> str:
             raise ToolFailed(f"{path}: the file would be larger than {MAX_WRITE_BYTES // 1_000_000} MB")
         return Change(text.replace(old, new).encode(), f"Replaced {count} occurrence{'s' * (count != 1)} in {path}.")
 
-    with RunDirectory(context.directory) as directory:
+    with RunDirectory(context.directory, context.quota) as directory:
         return directory.replace(path, context.idempotency_key, change)

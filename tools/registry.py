@@ -17,8 +17,12 @@ from tools.files import Edit, Read, Write
 from tools.find import Glob, Grep
 from tools.functions import PythonFunction
 from tools.plan import Plan
+from tools.publish import PublishArtifact
+from tools.sandbox import Sandbox
+from tools.shell import Bash
 from tools.waiting import SleepUntil, WaitForEvent
 from tools.web_fetch import WebFetch
+from tools.web_search import WebSearch
 
 MAX_FAULTS = 10
 
@@ -32,9 +36,14 @@ class Waiting(Protocol):
         ...
 
 
-def builtin_tools(allow_hosts: frozenset[str] = frozenset()) -> tuple[Tool, ...]:
-    """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public."""
-    return Read(), Write(), Edit(), Glob(), Grep(), WebFetch(allow_hosts), Plan(), AskUser(), SleepUntil(), WaitForEvent()
+def builtin_tools(
+    allow_hosts: frozenset[str] = frozenset(), search: WebSearch | None = None, shell: Bash | None = None
+) -> tuple[Tool, ...]:
+    """The tools of the toolset. `allow_hosts`: the `host:port` that `web_fetch` may reach though they are not public;
+    `search`: the tool for it, where the operator configured one."""
+    files = (Read(), Write(), Edit(), Glob(), Grep(), shell or Bash(Sandbox()), PublishArtifact())
+    web = (WebFetch(allow_hosts), *((search,) if search else ()))
+    return *files, *web, Plan(), AskUser(), SleepUntil(), WaitForEvent()
 
 
 def load_functions(modules: Sequence[str]) -> tuple[Tool, ...]:
@@ -90,11 +99,14 @@ class Tools:
         return tuple(self._specs[name] for name in names if name in self._specs)
 
     async def offered(self, config: AgentConfig) -> Sequence[OfferedTool]:
-        return [self.offer(name, policy) for name, policy in self._wanted(config).items()]
+        network = any(isinstance(tool, Toolset) and tool.network for tool in config.tools)
+        return [self.offer(name, policy, network) for name, policy in self._wanted(config).items()]
 
-    def offer(self, name: str, policy: Policy | None = None) -> OfferedTool:
+    def offer(self, name: str, policy: Policy | None = None, network: bool = False) -> OfferedTool:
         """The tool of that name, with its own default where no policy is given. Raises KeyError."""
         tool = self._tools[name]
+        if network and isinstance(tool, Bash):
+            tool = tool.with_network()
         return OfferedTool(
             spec=self._specs[name],
             effect=tool.effect,

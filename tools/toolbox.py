@@ -12,6 +12,7 @@ from domain.agents import AgentConfig
 from domain.errors import ToolFailed
 from domain.events import EventPayload
 from domain.tools import Effect, OfferedTool, ToolAnswer, ToolContext, ToolSource
+from tools.mcp.source import McpTools
 
 MAX_OUTPUT_CHARS = 100_000
 
@@ -28,8 +29,11 @@ class ToolOutcome:
 
 
 class Toolbox:
-    def __init__(self, sources: Sequence[ToolSource]) -> None:
-        self._sources = sources
+    """`mcp` is the last of the sources, and the only one of which some may be missing."""
+
+    def __init__(self, sources: Sequence[ToolSource], mcp: McpTools) -> None:
+        self._sources = (*sources, mcp)
+        self.mcp = mcp
 
     async def of(self, config: AgentConfig) -> Mapping[str, OfferedTool]:
         """The agent's tools by name, in an order that stays. Of two with one name the earlier source's is the one."""

@@ -6,6 +6,8 @@ from typing import TypedDict
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
+from domain.commands import SLOT_SECONDS
+
 MODEL_ATTEMPTS = 12
 HEARTBEAT = timedelta(seconds=12)
 """A lost worker is noticed after this long. Shorter costs the server: 200 calls at 1 s took a whole core."""
@@ -25,11 +27,12 @@ class ActivityOptions(TypedDict, total=False):
 def model_call(queue: str | None, timeout_seconds: int, step: int, failed: int = 0) -> ActivityOptions:
     """Retried for about seven minutes; a rejection is never retried (the error says so itself).
 
+    `timeout_seconds`: the provider keeps it by itself, from when the call has a slot.
     `failed`: attempts that the call used up before it was handed back.
     """
     return {
         "task_queue": queue,
-        "start_to_close_timeout": timedelta(seconds=timeout_seconds + 30),
+        "start_to_close_timeout": timedelta(seconds=SLOT_SECONDS + timeout_seconds + 30),
         "heartbeat_timeout": HEARTBEAT,
         "retry_policy": RetryPolicy(
             initial_interval=timedelta(seconds=1),

@@ -14,6 +14,7 @@ from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
 from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, Limits, ModelConfig
+from domain.mcp import McpServer
 from domain.multiagent import Multiagent
 from storage.agents import Agents
 
@@ -26,16 +27,14 @@ Version = Annotated[int, Field(ge=1, le=MAX_VERSION, strict=True)]
 class AgentCreate(AgentConfig):
     """`model` is `provider:name` or an object with that `id`; a tool is its name or a toolset."""
 
-    mcp_servers: tuple[()] = ()
     skills: tuple[()] = ()
 
     def config(self) -> AgentConfig:
-        return AgentConfig.model_validate(self.model_dump(exclude={"mcp_servers", "skills"}))
+        return AgentConfig.model_validate(self.model_dump(exclude={"skills"}))
 
 
 class AgentUpdate(BaseModel):
-    """Members left out stay; null clears `description`, `system`, `tools`, `approvals` and `multiagent`, and removes a
-    metadata value."""
+    """Members left out stay; null clears all but `name`, `model` and `limits`, and removes a metadata value."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +47,7 @@ class AgentUpdate(BaseModel):
     limits: Limits | None = None
     approvals: ApprovalPolicy | None = None
     metadata: dict[str, str | None] | None = None
-    mcp_servers: tuple[()] | None = None
+    mcp_servers: Annotated[tuple[McpServer, ...], Field(max_length=20)] | None = None
     skills: tuple[()] | None = None
     multiagent: Multiagent | None = None
 
@@ -152,9 +151,7 @@ async def roll_back(agent_id: str, body: Rollback, caller: AgentsWrite, unit: Un
 
 
 def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
-    given = body.model_dump(
-        exclude_unset=True, include={"name", "description", "model", "system", "tools", "limits", "approvals", "multiagent"}
-    )
+    given = body.model_dump(exclude_unset=True, include=_REPLACED)
     changes = {name: _CLEARED.get(name) if value is None else value for name, value in given.items()}
     merged = {**config.model_dump(), **{k: v for k, v in changes.items() if v is not None or k in _CLEARED}}
     if body.metadata is not None:
@@ -167,4 +164,8 @@ def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
         raise RequestValidationError(faults, body=merged) from error
 
 
-_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "approvals": None, "multiagent": None}
+_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits", "approvals", "multiagent"}
+_CLEARED: dict[str, Any] = {
+    **dict.fromkeys(("description", "system", "approvals", "multiagent")),
+    **dict.fromkeys(("tools", "mcp_servers"), ()),
+}

@@ -1,4 +1,4 @@
-"""/v1/providers, /v1/models, /v1/tools: what an agent may name."""
+"""/v1/providers, /v1/models, /v1/tools, /v1/mcp_servers: what an agent may name."""
 
 import asyncio
 from typing import Any, Literal
@@ -45,6 +45,12 @@ class ToolView(BaseModel):
     input_schema: dict[str, Any]
     effect: Effect
     builtin: bool
+
+
+class McpServerView(BaseModel):
+    type: Literal["mcp_server"] = "mcp_server"
+    name: str
+    """What an agent writes as `server` of a `stdio` server."""
 
 
 @router.get("/providers")
@@ -97,6 +103,12 @@ async def list_tools(caller: AgentsRead, service: TheService) -> List[ToolView]:
         if (tool := tools.get(spec.name)) is not None
     ]
     return listed(views, None)
+
+
+@router.get("/mcp_servers")
+async def list_mcp_servers(caller: AgentsRead, service: TheService) -> List[McpServerView]:
+    """The programs that the operator lets agents name as MCP servers of the type `stdio`."""
+    return listed([McpServerView(name=name) for name in service.catalog.mcp.commands], None)
 
 
 async def _ask_all(service: TheService) -> dict[str, tuple[ModelInfo, ...] | ProviderError]:

@@ -1,6 +1,6 @@
 """/v1/sessions/{id}/events and /items"""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -17,8 +17,9 @@ from api.transaction import TransactionalRoute, UnitOfWork
 from domain.approvals import Decision
 from domain.clock import wire
 from domain.events import (
-    CROSS_POSTED,
     AgentCustomToolUse,
+    AgentMcpToolResult,
+    AgentMcpToolUse,
     AgentMessage,
     AgentThinking,
     AgentToolResult,
@@ -27,13 +28,15 @@ from domain.events import (
     UserCustomToolResult,
     UserMessage,
 )
+from domain.sdk_events import CROSS_POSTED
 from storage.journal import read
 from storage.sessions import Sessions
 
-router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"], route_class=TransactionalRoute, responses=PROBLEMS)
+USES = ("agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use")
+RESULTS = ("agent.tool_result", "agent.mcp_tool_result", "user.custom_tool_result")
+Result: TypeAlias = AgentToolResult | AgentMcpToolResult | UserCustomToolResult
 
-ToolResult = AgentToolResult | UserCustomToolResult
-RESULTS = ("agent.tool_result", "user.custom_tool_result")
+router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"], route_class=TransactionalRoute, responses=PROBLEMS)
 
 Types = Annotated[list[str] | None, Query(description="Only these event types", max_length=50)]
 
@@ -177,7 +180,7 @@ async def list_items(
     """The primary thread's transcript folded for reading: messages, reasoning, and tool uses with their results, in order."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     after = 0 if page is None else seq_of(page)
-    types = ("user.message", "agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use")
+    types = ("user.message", "agent.message", "agent.thinking", *USES)
     events = await read(unit.connection, session_id, after=after, types=types, primary=(), limit=limit + 1)
     shown = events[:limit]
     results = await _results(unit, session_id, shown)
@@ -185,17 +188,17 @@ async def list_items(
     return listed([_item(event, results) for event in shown], following)
 
 
-async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, ToolResult]:
-    uses = {event.id for event in events if isinstance(event.payload, AgentToolUse | AgentCustomToolUse)}
-    found: dict[str, ToolResult] = {}
+async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, Result]:
+    uses = {event.id for event in events if event.type in USES}
+    found: dict[str, Result] = {}
     after = events[0].seq if events else 0
     while uses - found.keys():
-        page = await read(
-            unit.connection, session_id, after=after, types=("agent.tool_result", "user.custom_tool_result"), limit=1000
-        )
+        page = await read(unit.connection, session_id, after=after, types=RESULTS, limit=1000)
         for event in page:
             match event.payload:
-                case AgentToolResult(tool_use_id=use) | UserCustomToolResult(custom_tool_use_id=use) if use in uses:
+                case AgentToolResult(tool_use_id=use) | AgentMcpToolResult(mcp_tool_use_id=use) if use in uses:
+                    found[use] = event.payload
+                case UserCustomToolResult(custom_tool_use_id=use) if use in uses:
                     found[use] = event.payload
                 case _:
                     pass
@@ -205,7 +208,7 @@ async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> di
     return found
 
 
-def _item(event: Event, results: dict[str, ToolResult]) -> dict[str, Any]:
+def _item(event: Event, results: dict[str, Result]) -> dict[str, Any]:
     item: dict[str, Any] = {"id": event.id, "seq": event.seq, "run_id": event.run_id, "created_at": wire(event.created_at)}
     match event.payload:
         case UserMessage(content=content):
@@ -216,13 +219,15 @@ def _item(event: Event, results: dict[str, ToolResult]) -> dict[str, Any]:
         case AgentThinking(text=text):
             item |= {"type": "thinking", "text": text}
         case AgentToolUse(name=name, input=arguments) | AgentCustomToolUse(name=name, input=arguments):
-            result = results.get(event.id)
-            item |= {"type": "tool_use", "name": name, "input": arguments}
-            item["result"] = (
-                None
-                if result is None
-                else result.model_dump(mode="json", exclude={"type", "tool_use_id", "custom_tool_use_id"})
-            )
+            item |= {"type": "tool_use", "name": name, "input": arguments, "result": _shown(results.get(event.id))}
+        case AgentMcpToolUse(mcp_server_name=server, name=name, input=arguments):
+            item |= {"type": "tool_use", "mcp_server_name": server, "name": name, "input": arguments}
+            item["result"] = _shown(results.get(event.id))
         case _:
             pass
     return item
+
+
+def _shown(result: Result | None) -> dict[str, Any] | None:
+    ids = {"tool_use_id", "mcp_tool_use_id", "custom_tool_use_id"}
+    return None if result is None else result.model_dump(mode="json", exclude={"type", *ids})

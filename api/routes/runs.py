@@ -9,7 +9,7 @@ from api.auth import RunsRead, RunsWrite
 from api.content import Content, content_of
 from api.errors import PROBLEMS
 from api.pages import CreatedAt, Cursor, EventLimit, Limit, List, Order, listed, seq_cursor, seq_of
-from api.routes.sessions import AgentChoice, choose_agent
+from api.routes.sessions import AgentChoice, Resources, choose_agent, mounted_files
 from api.services.runs import NewRun
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
@@ -38,6 +38,8 @@ class RunCreate(BaseModel):
     session_id: str | None = None
     limits: Limits | None = None
     metadata: Metadata = {}
+    resources: Resources = ()
+    """Files for the session's directory, there before the run's first tool call."""
 
 
 class Pause(BaseModel):
@@ -81,8 +83,9 @@ async def _session_for(body: RunCreate, unit: UnitOfWork, service: TheService) -
             fault = Pointer(pointer="/agent", detail="Name an agent, or the session that has one.")
             raise Invalid(fault.detail, fault)
         agent = await choose_agent(unit, service, body.agent)
-        return (await Sessions(unit.connection, workspace_id).create(agent.id, agent.version)).id
-    session = await Sessions(unit.connection, workspace_id).get(body.session_id)
+        resources = await mounted_files(unit, body.resources)
+        return (await Sessions(unit.connection, workspace_id).create(agent.id, agent.version, resources=resources)).id
+    session = await Sessions(unit.connection, workspace_id).get(body.session_id, lock=bool(body.resources))
     if isinstance(body.agent, str):
         named = await Agents(unit.connection, workspace_id).resolve(body.agent)
         if named.id != session.agent_id:
@@ -91,6 +94,9 @@ async def _session_for(body: RunCreate, unit: UnitOfWork, service: TheService) -
     elif body.agent is not None:
         fault = Pointer(pointer="/agent", detail="A session keeps the agent it began with: leave `agent` out.")
         raise Invalid(fault.detail, fault)
+    if body.resources:
+        there = [resource["path"] for resource in session.resources or ()]
+        await Sessions(unit.connection, workspace_id).add_resources(session, await mounted_files(unit, body.resources, there))
     return session.id
 
 

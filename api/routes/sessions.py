@@ -1,6 +1,8 @@
 """/v1/sessions"""
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query, Response
@@ -17,15 +19,21 @@ from api.transaction import TransactionalRoute, Unit, UnitOfWork
 from api.wire import Session, run_of
 from domain.agent_tools import Policy, ToolName
 from domain.agents import AgentConfig, AgentVersion, Metadata
-from domain.errors import Conflict
+from domain.clock import now, wire
+from domain.errors import Conflict, Invalid, Pointer, ToolFailed
 from domain.events import SessionUpdated
+from domain.files import FileResource, MountedFile
+from domain.ids import new_id
 from domain.runs import Run
 from domain.sessions import SessionStatus
 from storage.agents import Agents
+from storage.artifacts import Artifacts
+from storage.files import Files
 from storage.journal import Draft
 from storage.runs import Runs
 from storage.sessions import SessionFilter, Sessions
 from storage.tables import SessionRow
+from tools.store import mount_path
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=TransactionalRoute, responses=PROBLEMS)
 
@@ -33,6 +41,7 @@ Title = Annotated[str, Field(max_length=500)]
 
 
 Permissions = Annotated[dict[ToolName, Policy], Field(max_length=200)]
+Resources = Annotated[tuple[FileResource, ...], Field(max_length=100)]
 
 
 class AgentPin(BaseModel):
@@ -71,6 +80,33 @@ async def choose_agent(unit: Unit, service: TheService, choice: str | AgentPin |
     return await agents.create(await pinned(agents, choice), inline=True)
 
 
+async def mounted_files(unit: Unit, wanted: Sequence[FileResource], beside: Sequence[str] = ()) -> list[MountedFile]:
+    """What is to be put into a session's directory, `beside` those paths. Raises Invalid."""
+    if not wanted:
+        return []
+    rows = await Files(unit.connection, unit.caller.workspace_id).many([resource.file_id for resource in wanted])
+    moment = wire(now())
+    taken = set(beside)
+    found: list[MountedFile] = []
+    for index, resource in enumerate(wanted):
+        row = rows.get(resource.file_id)
+        if row is None:
+            raise _fault(f"/resources/{index}/file_id", f"There is no file {resource.file_id}.")
+        try:
+            path = mount_path(resource.mount_path, row.filename)
+        except ToolFailed as error:
+            raise _fault(f"/resources/{index}/mount_path", error.message) from error
+        if path in taken:
+            raise _fault(f"/resources/{index}/mount_path", f"Two files would be at {path}: give them paths of their own.")
+        taken.add(path)
+        found.append(MountedFile(id=new_id("sesrsc"), file_id=row.id, path=path, created_at=moment))
+    return found
+
+
+def _fault(pointer: str, detail: str) -> Invalid:
+    return Invalid(detail, Pointer(pointer=pointer, detail=detail))
+
+
 class SessionCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -81,7 +117,7 @@ class SessionCreate(BaseModel):
     on_busy: Literal["queue", "reject"] = "queue"
     permissions: Permissions = {}
     """Policies by a tool's name that hold in this session instead of the agent's."""
-    resources: tuple[()] = ()
+    resources: Resources = ()
     vault_ids: tuple[()] = ()
 
 
@@ -139,6 +175,7 @@ async def create_session(
         on_busy=body.on_busy,
         permissions=body.permissions,
         environment_id=body.environment_id,
+        resources=await mounted_files(unit, body.resources),
     )
     response.headers["Location"] = f"/v1/sessions/{row.id}"
     response.headers["Content-Location"] = f"/v1/sessions/{row.id}/events/stream"
@@ -200,11 +237,20 @@ async def archive_session(session_id: str, caller: SessionsWrite, unit: UnitOfWo
 
 
 @router.delete("/{session_id}")
-async def delete_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork) -> SessionDeleted:
-    """Delete it with its runs and events. 409 while a turn runs."""
+async def delete_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork, service: TheService) -> SessionDeleted:
+    """Delete it with its runs, events, artifacts and directory. 409 while a turn runs."""
     sessions = Sessions(unit.connection, caller.workspace_id)
     _refuse_active(await sessions.get(session_id, lock=True))
+    artifacts = await Artifacts(unit.connection, caller.workspace_id).ids(session_id)
     await sessions.delete(session_id)
+
+    async def remove() -> None:
+        # What this leaves, the sweeper finds: nothing names it any more.
+        with suppress(OSError):
+            await asyncio.to_thread(service.files.remove_stored, caller.workspace_id, artifacts)
+            await asyncio.to_thread(service.files.remove_directory, caller.workspace_id, session_id)
+
+    unit.deliveries.append(remove)
     return SessionDeleted(id=session_id)
 
 

@@ -13,9 +13,9 @@ from api.transaction import TransactionalRoute, Unit, UnitOfWork
 from api.wire import Agent, Stats, Time, usage_of
 from domain.agents import AgentVersion
 from domain.clock import now
-from domain.events import CROSS_POSTED
 from domain.multiagent import thread_of
 from domain.runs import RunStatus
+from domain.sdk_events import CROSS_POSTED
 from domain.usage import Cost, Usage, cost_of
 from storage.agents import Agents
 from storage.journal import read

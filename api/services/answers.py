@@ -22,7 +22,7 @@ from storage.runs import Runs
 from storage.sessions import Sessions
 from storage.tables import ApprovalRow, RunRow, WaitRow
 from storage.waits import Waits, standing
-from tools.json_schema import faults_of
+from tools.schemas import Schema, SchemaFault
 from workflows.client import RunClient
 
 Content = tuple[TextContent, ...]
@@ -45,8 +45,8 @@ class AnswerService:
         if approval.status != ApprovalStatus.PENDING:
             by = f" by {approval.decided_by}" if approval.decided_by else ""
             raise ApprovalDecided(f"Approval {approval.id} is {approval.status}{by} already.", approval_of(approval))
-        if decision.edited_input is not None and (faults := faults_of(decision.edited_input, approval.input_schema)):
-            raise Invalid(faults[0], *(Pointer(pointer="/input", detail=fault) for fault in faults))
+        if decision.edited_input is not None:
+            _check_edited(decision.edited_input, approval.input_schema)
         decision = decision.model_copy(update={"decided_by": unit.caller.key_id})
         settled = await Decisions(unit.connection, unit.journal).settle(approval, decision)
         signal = ApproveSignal(approval_id=approval.id, decision="approve" if decision.approve else "deny")
@@ -151,8 +151,17 @@ def _check_fit(content: Content, schema: Mapping[str, JsonValue] | None) -> None
         except (ValueError, RecursionError) as error:
             fault = Pointer(pointer="/content", detail="The question wants JSON that fits its `answer_schema`.")
             raise Invalid(fault.detail, fault) from error
-    if faults := faults_of(value, schema):
+    if faults := Schema(schema).faults(value, "answer"):
         raise Invalid(f"The answer does not fit the question: {faults[0]}", *_pointers(faults))
+
+
+def _check_edited(edited: dict[str, JsonValue], input_schema: Mapping[str, JsonValue]) -> None:
+    try:
+        faults = Schema(input_schema).faults(edited)
+    except SchemaFault:  # an MCP server's, beyond what can be checked safely: the server checks by itself
+        return
+    if faults:
+        raise Invalid(faults[0], *(Pointer(pointer="/input", detail=fault) for fault in faults))
 
 
 def _is_text_enum(schema: Mapping[str, JsonValue]) -> bool:

@@ -1,4 +1,4 @@
-"""Rules of the product, broken on purpose to show that the harness notices: code for `Cluster(prelude=…)`."""
+"""Rules of the product, broken on purpose to show that the harness notices: code for `Fleet(prelude=…)`."""
 
 BREAKS = {
     "once": (

@@ -24,6 +24,13 @@ class Row:
     name: str
     looked_at: int = 0
     faults: list[str] = field(default_factory=list[str])
+    measured: str = ""
+    """A figure beside its target, where there is one."""
+
+    @property
+    def held(self) -> bool:
+        """What nobody looked at is not held."""
+        return not self.faults and self.looked_at > 0
 
     def check(self, holds: bool, fault: str) -> None:
         self.looked_at += 1

@@ -1,10 +1,10 @@
-"""The chaos itself: the cluster, the load over time, and a killer with a fixed seed."""
+"""The chaos itself: the processes, the load over time, and a killer with a fixed seed."""
 
 import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from temporalio.client import Client
 
 from tests.chaos.breaks import BREAKS
 from tests.chaos.checks import Row, examine, read_ledger
-from tests.chaos.cluster import Cluster
 from tests.chaos.deeds import LEDGER
 from tests.chaos.load import DEEDS, KINDS, Caller, Driver, Ordeal, ordeal
+from tests.durability.process import Fleet, Process
 
 LOAD_SHARE = 0.75
 """The load arrives within this share of the time; to the end there is killing."""
@@ -28,7 +28,8 @@ class Plan:
     seconds: float
     runs: int
     seed: int
-    postgres: bool
+    database_url: str | None
+    """None: SQLite."""
     redis: bool
     broken: str | None = None
     """A name of `tests.chaos.breaks.BREAKS`."""
@@ -45,7 +46,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        return not any(row.faults for row in self.rows)
+        return all(row.held for row in self.rows)
 
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
@@ -54,20 +55,22 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     ledger = folder / "ledger"
     ledger.touch()
     prelude = BREAKS[plan.broken][1] if plan.broken else ""
-    environment = {LEDGER: str(ledger)}
-    with Cluster(folder, postgres=plan.postgres, redis=plan.redis, prelude=prelude, environment=environment) as cluster:
-        cluster.start()
-        cluster.ready()
-        return asyncio.run(_play(plan, cluster, ledger, say))
+    with Fleet(folder, plan.database_url, redis=plan.redis, prelude=prelude, **{LEDGER: str(ledger)}) as fleet:
+        processes = [fleet.temporal(), *([fleet.redis()] if plan.redis else []), fleet.api()]
+        processes += [fleet.api(fleet.ports[0]), fleet.worker(), fleet.worker()]
+        fleet.ready()
+        return asyncio.run(_play(plan, fleet, {process.name: process for process in processes}, ledger, say))
 
 
-async def _play(plan: Plan, cluster: Cluster, ledger: Path, say: Callable[[str], None]) -> Outcome:
-    caller = Caller(cluster.url)
+async def _play(
+    plan: Plan, fleet: Fleet, processes: Mapping[str, Process], ledger: Path, say: Callable[[str], None]
+) -> Outcome:
+    caller = Caller(fleet.urls[0])
     tools = [{"type": "function", "name": name} for name in (*DEEDS, "ask_user")]
     agent = (await caller.post("/v1/agents", {"name": "chaos", "model": "demo:script", "tools": tools})).json()["id"]
     driver, kills = Driver(caller, agent), Counter[str]()
     ordeals = [ordeal(KINDS[n % len(KINDS)], random.Random(plan.seed * 1000 + n)) for n in range(plan.runs)]
-    killing = asyncio.create_task(_kill(plan, cluster, ledger, kills))
+    killing = asyncio.create_task(_kill(plan, processes, ledger, kills))
     playing = [
         asyncio.create_task(_later(driver, one, plan.seconds * LOAD_SHARE * n / plan.runs, random.Random(plan.seed + n)))
         for n, one in enumerate(ordeals)
@@ -85,7 +88,7 @@ async def _play(plan: Plan, cluster: Cluster, ledger: Path, say: Callable[[str],
     await driver.finish()
     calm_seconds = time.monotonic() - calm
     say("looking at what is left")
-    rows = await examine(ordeals, caller, read_ledger(ledger), await Client.connect(cluster.temporal_address))
+    rows = await examine(ordeals, caller, read_ledger(ledger), await Client.connect(fleet.temporal_address))
     for task in playing:
         if task.done() and not task.cancelled() and (error := task.exception()):
             rows[0].faults.append(f"the client gave up: {error}")
@@ -106,32 +109,35 @@ async def _later(driver: Driver, one: Ordeal, seconds: float, chance: random.Ran
     await driver.play(one, chance)
 
 
-async def _kill(plan: Plan, cluster: Cluster, ledger: Path, kills: Counter[str]) -> None:
+async def _kill(plan: Plan, processes: Mapping[str, Process], ledger: Path, kills: Counter[str]) -> None:
     """One of each first, then at random; every victim is started again within a second, Temporal within eight."""
     chance = random.Random(plan.seed)
     end = time.monotonic() + plan.seconds
     await asyncio.sleep(2)
-    first = ["worker1", "api1", "api2", "temporal"]
+    first = ["worker1", "api1", "api2", "temporal1"]
     while time.monotonic() < end:
-        name = first.pop(0) if first else _victim(cluster, ledger, chance)
-        victim = cluster.processes[name]
+        name = first.pop(0) if first else _victim(list(processes), ledger, chance)
+        victim = processes[name]
         await asyncio.to_thread(victim.kill)
-        kills[name.rstrip("0123456789")] += 1
-        await asyncio.sleep(chance.uniform(0.1, 8 if name == "temporal" else 1))
+        kills[_kind(name)] += 1
+        await asyncio.sleep(chance.uniform(0.1, 8 if _kind(name) == "temporal" else 1))
         victim.start()
         await asyncio.sleep(chance.uniform(1, 3))
-    for process in cluster.processes.values():
+    for process in processes.values():
         if not process.alive:  # it died by itself: the checks will show what that did
             kills[f"{process.name} by itself"] += 1
             process.start()
 
 
-def _victim(cluster: Cluster, ledger: Path, chance: random.Random) -> str:
-    names = list(cluster.processes)
-    weights = [_WEIGHTS[name.rstrip("0123456789")] for name in names]
+def _victim(names: Sequence[str], ledger: Path, chance: random.Random) -> str:
+    weights = [_WEIGHTS[_kind(name)] for name in names]
     if _paying(ledger) and chance.random() < 0.5:
         weights = [name.startswith("worker") for name in names]  # the moment that tells most
     return chance.choices(names, weights)[0]
+
+
+def _kind(name: str) -> str:
+    return name.rstrip("0123456789")
 
 
 def _paying(ledger: Path) -> bool:

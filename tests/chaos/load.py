@@ -12,8 +12,8 @@ from uuid import uuid4
 import httpx2
 
 from domain.events import RUN_OVER_TYPES
-from tests.chaos.cluster import AUTH
 from tests.chaos.viewer import ChaosViewer
+from tests.durability.process import AUTH
 
 Kind = Literal["plain", "cancelled", "paused", "asked", "turns"]
 KINDS: tuple[Kind, ...] = ("plain", "plain", "paused", "plain", "cancelled", "plain", "asked", "plain", "turns", "plain")

@@ -232,3 +232,62 @@ def test_an_idempotency_key_and_retries_of_the_package(sdk: Anthropic) -> None:
 
     assert again.id == first.id
     assert len(list(sdk.beta.agents.list())) == 1
+
+
+def blocked(stream: Any) -> list[Any]:
+    """The tool uses that the session waits with, in their order."""
+    idle = until_idle(stream)[-1]
+    assert idle.stop_reason.type == "requires_action"
+    return idle.stop_reason.event_ids
+
+
+def test_a_tool_is_confirmed_or_denied(sdk: Anthropic) -> None:
+    toolset: Any = {
+        "type": "agent_toolset_20260401",
+        "default_config": {"permission_policy": {"type": "always_ask"}},
+        "configs": [{"name": "glob", "permission_policy": {"type": "always_allow"}}],
+    }
+    agent = sound(sdk.beta.agents.create(name="careful", model="demo:script", tools=[toolset]))
+    assert agent.tools[0].default_config.permission_policy.type == "always_ask"
+    session = sdk.beta.sessions.create(agent=agent.id, environment_id="env_default")
+    events = sdk.beta.sessions.events
+    write = [{"name": "write", "input": {"file_path": name, "content": "x"}} for name in "ab"]
+    tools = [*write, {"name": "glob", "input": {"pattern": "*"}}]
+
+    with events.stream(session.id) as stream:
+        events.send(session.id, events=[message(script({"tools": tools}, {"text": "Done."}))])
+        first, second = blocked(stream)
+        events.send(session.id, events=[{"type": "user.tool_confirmation", "tool_use_id": first, "result": "allow"}])
+        assert blocked(stream) == [second]
+        deny: Any = {"type": "user.tool_confirmation", "tool_use_id": second, "result": "deny", "deny_message": "No."}
+        (sent,) = sound(events.send(session.id, events=[deny])).data
+        assert (sound(sent).type, sent.deny_message) == ("user.tool_confirmation", "No.")
+        ended = until_idle(stream)
+
+    assert ended[-1].stop_reason.type == "end_turn"
+    uses = [sound(e) for e in events.list(session.id) if e.type == "agent.tool_use"]
+    assert [use.evaluated_permission for use in uses] == ["ask", "ask", "allow"]
+    results = {e.tool_use_id: e.is_error for e in events.list(session.id) if e.type == "agent.tool_result"}
+    assert (results[first], results[second]) == (False, True)
+
+
+def test_the_caller_runs_a_custom_tool(sdk: Anthropic) -> None:
+    schema: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool: Any = {"type": "custom", "name": "weather", "description": "The weather in a city.", "input_schema": schema}
+    agent = sound(sdk.beta.agents.create(name="reporter", model="demo:script", tools=[tool]))
+    session = sdk.beta.sessions.create(agent=agent.id, environment_id="env_default")
+    events = sdk.beta.sessions.events
+
+    with events.stream(session.id) as stream:
+        asks = {"tools": [{"name": "weather", "input": {"city": "Rome"}}]}
+        events.send(session.id, events=[message(script(asks, {"text": "Sunny."}))])
+        (use,) = blocked(stream)
+        content: Any = [{"type": "text", "text": "30 degrees"}]
+        result: Any = {"type": "user.custom_tool_result", "custom_tool_use_id": use, "content": content}
+        (sent,) = sound(events.send(session.id, events=[result])).data
+        assert sound(sent).type == "user.custom_tool_result"
+        ended = until_idle(stream)
+
+    assert [event.content[0].text for event in ended if event.type == "agent.message"] == ["Sunny."]
+    (asked,) = [sound(e) for e in events.list(session.id) if e.type == "agent.custom_tool_use"]
+    assert (asked.id, asked.name, asked.input) == (use, "weather", {"city": "Rome"})

@@ -1,6 +1,7 @@
 """Bad input gets a clear answer, never a 5xx, and another workspace's things do not exist."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -263,17 +264,24 @@ def test_a_key_gives_no_scope_away_that_it_lacks(workspace: Workspace) -> None:
         assert limited.post("/v1/api_keys", {"name": "x"})["scopes"] == ["runs:read", "keys:write"]
 
 
-def test_another_workspaces_ids_do_not_exist(workspace: Workspace) -> None:
+def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_property: Callable[[str, object], None]) -> None:
     """Every operation of the OpenAPI document that takes an id, and every body that names one."""
     run = workspace.start({"text": "mine"})
     row = run.wait()
     key = workspace.get("/v1/api_keys")["data"][0]["id"]
     ids = {"run_id": run.id, "session_id": row["session_id"], "agent_id": row["agent"]["id"], "key_id": key, "version": "1"}
     ids["thread_id"] = workspace.get(f"/v1/sessions/{row['session_id']}/threads")["data"][0]["id"]
+    ids["file_id"] = workspace.http.post("/v1/files", files={"file": ("a", b"mine")}).json()["id"]
+    published = {"tools": [{"name": "publish_artifact", "input": {"path": "a"}}]}
+    resources = [{"type": "file", "file_id": ids["file_id"], "mount_path": "a"}]
+    publisher = workspace.start(published, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
+    (artifact,) = workspace.get(f"/v1/sessions/{publisher['session_id']}/artifacts")["data"]
+    ids["artifact_id"] = artifact["id"]
     before = workspace.get(f"/v1/sessions/{ids['session_id']}"), workspace.get(f"/v1/agents/{ids['agent_id']}"), run.row
     with workspace.service.workspace() as stranger:
         asked = [(method, path) for method, path in operations(workspace) if "{" in path]
         assert len(asked) >= 25
+        record_property("looked_at", len(asked))
         for method, path in asked:
             response = stranger.http.request(method, fill(path, ids), json=body_for(method, path))
             refused(response, 404, "not_found")
@@ -291,6 +299,8 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace) -> None:
     after = workspace.get(f"/v1/sessions/{ids['session_id']}"), workspace.get(f"/v1/agents/{ids['agent_id']}"), run.row
     assert after == before
     assert workspace.get("/v1/api_keys")["data"][0]["revoked_at"] is None
+    assert workspace.http.get(f"/v1/files/{ids['file_id']}/content").content == b"mine"
+    assert workspace.http.get(f"/v1/artifacts/{ids['artifact_id']}/content").content == b"mine"
 
 
 @pytest.mark.skipif(secret_reader()("ANTHROPIC_API_KEY") is not None, reason="this machine has a key")
@@ -358,8 +368,7 @@ def operations(workspace: Workspace) -> list[tuple[str, str]]:
 def fill(path: str, ids: dict[str, str]) -> str:
     """The path with those ids; with ones that name nothing where there is none. A new kind of id fails here."""
     names = {"run_id": "run_x", "session_id": "sesn_x", "agent_id": "agent_x", "key_id": "key_x", "approval_id": "appr_x"}
-
-    known = {**names, "thread_id": "sthr_x", "version": "1", **ids}
+    known = {**names, "thread_id": "sthr_x", "version": "1", "file_id": "file_x", "artifact_id": "artf_x", **ids}
     return path.format(**known)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -59,11 +61,12 @@ def test_every_reference_leads_somewhere(workspace: Workspace) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
+def test_generated_requests_get_declared_answers(workspace: Workspace, record_property: Callable[[str, object], None]) -> None:
     """With ids that exist and ids that do not. Streams are left out: a session's never ends."""
     schema: Any = schemathesis.openapi.from_dict(document(workspace))  # whose types say nothing of operations
     schema.config.update(base_url=workspace.service.url)
     unreached: list[str] = []
+    sent = 0
     for found in schema.get_all_operations():
         operation = found.ok()
         if operation.path.endswith("/stream"):
@@ -71,17 +74,18 @@ def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
         statuses = fuzz(operation, workspace, {})
         if "{" in operation.path:
             run = workspace.start({"text": "hello"}).wait()  # fresh each time: some operations archive and delete
-            (thread,) = workspace.get(f"/v1/sessions/{run['session_id']}/threads")["data"]
-            known = {
-                "thread_id": thread["id"],
-                "run_id": run["id"],
-                "session_id": run["session_id"],
-                "agent_id": run["agent"]["id"],
-                "version": 1,
-            }
-            statuses |= fuzz(operation, workspace, known)
+            known = {"run_id": run["id"], "session_id": run["session_id"], "agent_id": run["agent"]["id"], "version": 1}
+            if "{thread_id}" in operation.path:
+                (thread,) = workspace.get(f"/v1/sessions/{run['session_id']}/threads")["data"]
+                known["thread_id"] = thread["id"]
+            if "{approval_id}" in operation.path:
+                known["approval_id"] = pending_approval(workspace)
+            known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}
+            statuses += fuzz(operation, workspace, known)
+        sent += statuses.total()
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
+    record_property("looked_at", sent)
     # A run that is over takes no command, the key that asks is not revoked, and no agent is named as generated text is.
     assert {address for address in unreached if not address.startswith("POST /v1/runs")} <= {
         "POST /v1/agents",
@@ -92,9 +96,26 @@ def test_generated_requests_get_declared_answers(workspace: Workspace) -> None:
     }
 
 
-def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> set[int]:
+def pending_approval(workspace: Workspace) -> str:
+    tools = [{"type": "function", "name": "write", "permission_policy": {"type": "always_ask"}}]
+    run = workspace.start({"tools": [{"name": "write", "input": {"file_path": "a", "content": "x"}}]}, tools=tools)
+    run.until(lambda row: row["waiting_for"] == "approval")
+    return workspace.get("/v1/approvals", run_id=run.id)["data"][0]["id"]
+
+
+def given_and_published(workspace: Workspace) -> dict[str, Any]:
+    """Ids of a file and an artifact."""
+    file = workspace.http.post("/v1/files", files={"file": ("a.txt", b"given")}).json()["id"]
+    publish = {"tools": [{"name": "publish_artifact", "input": {"path": "a.txt"}}]}
+    resources = [{"type": "file", "file_id": file, "mount_path": "a.txt"}]
+    run = workspace.start(publish, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
+    (artifact,) = workspace.get(f"/v1/sessions/{run['session_id']}/artifacts")["data"]
+    return {"file_id": file, "artifact_id": artifact["id"]}
+
+
+def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> Counter[int]:
     """Send what is made from the operation's own description; the statuses that came back."""
-    statuses: set[int] = set()
+    statuses = Counter[int]()
 
     @settings(
         max_examples=PER_OPERATION,
@@ -113,7 +134,7 @@ def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> set[int]:
         if operation.path.endswith("/wait"):
             case.query = {**(case.query or {}), "timeout_seconds": 0.01}
         headers = {"Authorization": f"Bearer {workspace.key}"}
-        statuses.add(case.call_and_validate(headers=headers, checks=CHECKS, timeout=20).status_code)
+        statuses[case.call_and_validate(headers=headers, checks=CHECKS, timeout=20).status_code] += 1
 
     one()
     return statuses

@@ -3,8 +3,10 @@
 from itertools import pairwise
 
 from domain.clock import now
-from domain.completions import Text, ToolResult
+from domain.completions import Text, ToolResult, ToolUse
 from domain.events import (
+    AgentMcpToolResult,
+    AgentMcpToolUse,
     AgentMessage,
     AgentToolResult,
     AgentToolUse,
@@ -16,6 +18,7 @@ from domain.events import (
     TextContent,
     UserMessage,
 )
+from domain.mcp import tool_name
 from domain.runs import StopReason
 from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, Transcript, fold
 
@@ -131,3 +134,17 @@ def test_the_past_never_changes_as_the_log_grows() -> None:
     contexts = [fold(events[:index]) for index in calls]
     for shorter, longer in pairwise(contexts):
         assert longer[: len(shorter)] == shorter
+
+
+def test_an_mcp_use_has_the_name_that_the_model_called_it_by() -> None:
+    use = AgentMcpToolUse(mcp_server_name="maps", name="find.place", input={"q": "x"})
+    events = log(
+        ("r1", asks("one")),
+        ("r1", START),
+        ("r1", use),
+        ("r1", AgentMcpToolResult(mcp_tool_use_id="e3", content=(TextContent(text="here"),))),
+        ("r1", START),
+    )
+    (_, called, answered) = fold(events)
+    assert called.content == (ToolUse(id="e3", name=tool_name("maps", "find.place"), input={"q": "x"}),)
+    assert answered.content == (ToolResult(tool_use_id="e3", content="here"),)

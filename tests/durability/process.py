@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,34 +15,53 @@ import httpx2
 import psutil
 
 from commands.temporal_server import command_line
+from tests.durability.nursery import ROOT, Child, nursery
+from tests.redis import server_command as redis_command
 from tests.service import Frame, free_port, parse
 
-ROOT = Path(__file__).parents[2]
 KEY = "pk_" + "k" * 40
 AUTH = {"Authorization": f"Bearer {KEY}"}
+READY = "worker is ready"
 
 P = TypeVar("P", bound="Process")
 
 
 class Process:
-    """One process of ours that may be killed. Its output goes to a file."""
+    """One process that may be killed and started again. Its output goes to a file."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path) -> None:
-        self._output = output
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.command = command
+        self.environment = environment
+        self.folder = folder
+        self.output_file = folder / f"{name}.out"
+        self.start()
+
+    def start(self) -> None:
+        """Again, after a kill: `output` then is that of the new process."""
         self.started_at = time.monotonic()
-        with output.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, cwd=output.parent, env=dict(environment), stdout=file, stderr=file, start_new_session=True
+        self.output_file.touch()
+        self._begins = self.output_file.stat().st_size
+        self.process = self.launch()
+
+    def launch(self) -> "subprocess.Popen[bytes] | Child":
+        with self.output_file.open("ab") as file:
+            return subprocess.Popen(
+                self.command, cwd=self.folder, env=dict(self.environment), stdout=file, stderr=file, start_new_session=True
             )
 
     @property
     def output(self) -> str:
-        return self._output.read_text()
+        return self.output_file.read_bytes()[self._begins :].decode(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
 
     def says(self, text: str, seconds: float = 30) -> float:
         """Wait until its output holds the text; returns how many seconds after its start."""
         while text not in self.output:
-            assert self.process.poll() is None, self.output
+            assert self.alive, self.output
             assert time.monotonic() - self.started_at < seconds, self.output
             time.sleep(0.02)
         return time.monotonic() - self.started_at
@@ -64,24 +82,52 @@ class Process:
         return code, time.monotonic() - began
 
 
-class Up(Process):
+class Perdure(Process):
+    """`perdure COMMAND`. `prelude` is Python that it runs before it starts."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, prelude: str = ""
+    ) -> None:
+        self.prelude = prelude
+        super().__init__(name, command, environment, folder)
+
+    def launch(self) -> Child:
+        return nursery().start(self.command, self.environment, self.folder, self.output_file, self.prelude)
+
+
+class Up(Perdure):
     """`perdure up` or `perdure api`: what answers at `url`."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path, url: str) -> None:
-        super().__init__(command, environment, output)
-        self.url = url
+    url: str
+
+    def kill(self) -> None:
+        """And wait for the Temporal that it had started, which dies with it: then its port is free."""
+        children = self.children() if self.alive else []
+        super().kill()
+        deadline = time.monotonic() + 5
+        while any(map(_lives, children)) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def ready(self, seconds: float = 30) -> float:
-        """Wait until it says that it is up; returns after how many seconds."""
+        """Wait until it says that it is up and that all its parts answer; returns after how many seconds."""
         self.says("Perdure is up.", seconds)
-        assert httpx2.get(f"{self.url}/readyz").status_code == 200
+        while httpx2.get(f"{self.url}/readyz").status_code != 200:
+            assert time.monotonic() - self.started_at < seconds, self.output
+            time.sleep(0.02)
         return time.monotonic() - self.started_at
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class _Folder:
     """A data folder of its own, and the processes that were started on it."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], prelude: str = "") -> None:
         self.folder = folder
         self.data = folder / "data"
         clean = {
@@ -97,6 +143,7 @@ class _Folder:
             "PERDURE_BOOTSTRAP_KEY": KEY,
             **environment,
         }
+        self._prelude = prelude
         self.started: list[Process] = []
 
     def __enter__(self) -> Self:
@@ -104,14 +151,28 @@ class _Folder:
 
     def __exit__(self, *_: object) -> None:
         for process in reversed(self.started):
-            if process.process.poll() is None:
+            if process.alive:
                 process.kill()
 
-    def command(self, *arguments: str) -> tuple[str, ...]:
-        return (sys.executable, "-c", "from cli import main; main()", *arguments)
+    def start(self, kind: str, command: Sequence[str]) -> Process:
+        return self._started(Process(self._name(kind), command, self.environment, self.folder))
 
-    def output(self, name: str) -> Path:
-        return self.folder / f"{name}{len(self.started)}.out"
+    def perdure(self, command: str, *arguments: str, **environment: str) -> Perdure:
+        more = {**self.environment, **environment}
+        return self._started(Perdure(self._name(command), (command, *arguments), more, self.folder, self._prelude))
+
+    def start_up(self, command: str, url: str, **environment: str) -> Up:
+        more = {**self.environment, **environment}
+        up = Up(self._name(command), (command,), more, self.folder, self._prelude)
+        up.url = url
+        return self._started(up)
+
+    def _started(self, process: P) -> P:
+        self.started.append(process)
+        return process
+
+    def _name(self, kind: str) -> str:
+        return f"{kind}{sum(process.name.startswith(kind) for process in self.started) + 1}"
 
 
 class Machine(_Folder):
@@ -133,19 +194,24 @@ class Machine(_Folder):
 
     def up(self, **environment: str) -> Up:
         """Start it; `Up.ready` waits for it."""
-        up = Up(self.command("up"), self.environment | environment, self.output("up"), self.url)
-        self.started.append(up)
-        return up
+        return self.start_up("up", self.url, **environment)
 
 
 class Fleet(_Folder):
-    """The shape of separate processes: one Temporal, and as many APIs and workers on one database as are started."""
+    """The shape of separate processes: one Temporal, perhaps a Redis, and as many APIs and workers on one database as are
+    started. `prelude` is Python that each of ours runs before it starts."""
 
-    def __init__(self, folder: Path, database_url: str | None = None, **environment: str) -> None:
-        self._temporal_port = free_port()
+    def __init__(
+        self, folder: Path, database_url: str | None = None, *, redis: bool = False, prelude: str = "", **environment: str
+    ) -> None:
+        self._temporal_port, self._redis_port = free_port(), free_port()
         self.temporal_address = f"127.0.0.1:{self._temporal_port}"
-        more = {} if database_url is None else {"PERDURE_DATABASE_URL": database_url}
-        super().__init__(folder, more | {"TEMPORAL_ADDRESS": self.temporal_address} | environment)
+        more = {"TEMPORAL_ADDRESS": self.temporal_address}
+        if database_url is not None:
+            more["PERDURE_DATABASE_URL"] = database_url
+        if redis:
+            more["PERDURE_REDIS_URL"] = f"redis://127.0.0.1:{self._redis_port}/0"
+        super().__init__(folder, more | environment, prelude)
         self.data.mkdir(parents=True)
         self.ports: list[int] = []
 
@@ -154,32 +220,41 @@ class Fleet(_Folder):
         """Of all APIs, whether they run or not: what a load balancer would know."""
         return tuple(f"http://127.0.0.1:{port}" for port in self.ports)
 
-    def temporal(self) -> Process:
-        return self._start(
-            Process(command_line(self.data, self._temporal_port, None), self.environment, self.output("temporal"))
-        )
+    def temporal(self, *, prepared: bool = True) -> Process:
+        """`prepared`: with our search attributes, as a production Temporal has them after its first worker."""
+        command = command_line(self.data, self._temporal_port, None)
+        if not prepared:
+            command = [part for part in command if part != "--search-attribute" and not part.endswith("=Keyword")]
+        return self.start("temporal", command)
+
+    def redis(self) -> Process:
+        redis = self.start("redis", redis_command(self._redis_port))
+        redis.says("Ready to accept connections")  # who finds none goes on without, for a while
+        return redis
 
     def migrate(self) -> None:
         """Bring the database to the newest schema, as a deployment does before anything else starts."""
-        migrate = self._start(Process(self.command("migrate"), self.environment, self.output("migrate")))
+        migrate = self.perdure("migrate")
         assert migrate.process.wait(60) == 0, migrate.output
 
     def api(self, port: int | None = None, **environment: str) -> Up:
-        """Start an API at a port of its own, or in another one's place; `Up.ready` waits for it."""
+        """Start an API at a port of its own, in another one's place, or beside it: the kernel hands the connections out."""
         if port is None:
             port = free_port()
             self.ports.append(port)
-        more = {"PERDURE_PORT": str(port)} | environment
-        up = Up(self.command("api"), self.environment | more, self.output("api"), f"http://127.0.0.1:{port}")
-        return self._start(up)
+        return self.start_up("api", f"http://127.0.0.1:{port}", **{"PERDURE_PORT": str(port)} | environment)
 
-    def worker(self, *arguments: str, **environment: str) -> Process:
-        """Start a worker; it `says("worker is ready")`."""
-        return self._start(Process(self.command("worker", *arguments), self.environment | environment, self.output("worker")))
+    def worker(self, *arguments: str, **environment: str) -> Perdure:
+        """Start a worker; it `says(READY)`."""
+        return self.perdure("worker", *arguments, **environment)
 
-    def _start(self, process: P) -> P:
-        self.started.append(process)
-        return process
+    def ready(self) -> None:
+        """Wait until every API and every worker is."""
+        for process in self.started:
+            if isinstance(process, Up):
+                process.ready(60)
+            elif process.name.startswith("worker"):
+                process.says(READY, 60)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Client(threading.Thread):
                 self.http = httpx2.Client(base_url=next(self._urls), headers=AUTH, timeout=30)
 
 
-def test_nothing_fails(tmp_path: Path) -> None:
+def test_nothing_fails(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     (tmp_path / "perdure.toml").write_text('[tools]\nmodules = ["tests.durability.bells"]\n')
     with Fleet(tmp_path, PERDURE_DRAIN_SECONDS="0.5", PERDURE_LEAVE_SECONDS="0.5") as fleet:
         fleet.temporal()
@@ -83,6 +84,7 @@ def test_nothing_fails(tmp_path: Path) -> None:
             client.start()
         time.sleep(1)
         for number in range(2):
+            wait_for_runs(clients, number)
             for leaving in (workers[number], apis[number]):
                 code, seconds = leaving.stop()
                 assert (code, seconds < 6) == (0, True), leaving.output
@@ -91,6 +93,7 @@ def test_nothing_fails(tmp_path: Path) -> None:
             successor = fleet.api(fleet.ports[number])
             fleet.worker().says("worker is ready")
             successor.ready()
+        wait_for_runs(clients, 2)
         stop.set()
         for client in clients:
             client.join(60)
@@ -107,3 +110,12 @@ def test_nothing_fails(tmp_path: Path) -> None:
         # And it was a deploy under load: viewers came back.
         assert max(count for client in clients for count in client.connections.values()) > 1
         assert len(stories) >= CLIENTS * 3
+        record_property("looked_at", len(stories))
+
+
+def wait_for_runs(clients: Sequence[Client], count: int) -> None:
+    """Until each has followed that many to their ends, and is in the middle of another."""
+    deadline = time.monotonic() + 40
+    while any(client.is_alive() and len(client.connections) < count for client in clients):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

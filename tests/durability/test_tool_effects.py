@@ -3,8 +3,6 @@
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -177,19 +175,6 @@ def locked(machine: Machine) -> Generator[None]:
         yield
 
 
-@contextmanager
-def process(machine: Machine, main: str, name: str) -> Generator[subprocess.Popen[bytes]]:
-    """`perdure api` or `perdure worker`, its output in a file."""
-    argv = (sys.executable, "-c", f"from commands.serve import api, worker; {main}")
-    with (machine.folder / f"{name}.out").open("wb") as file:
-        started = subprocess.Popen(argv, cwd=machine.folder, env=machine.environment, stdout=file, stderr=file)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
-
-
 def test_a_frozen_worker_that_wakes_up_changes_nothing(service: ServiceThread, tmp_path: Path, till: Till) -> None:
     """It was given up after its heartbeat's time-out, another has taken its calls over, and then it goes on."""
     config(tmp_path)
@@ -200,33 +185,31 @@ def test_a_frozen_worker_that_wakes_up_changes_nothing(service: ServiceThread, t
         "TEMPORAL_ADDRESS": service.temporal_address,
         "PERDURE_TASK_QUEUE": queue,
     }
-    with (
-        Machine(tmp_path, **environment) as machine,
-        process(machine, "api()", "api"),
+    with Machine(tmp_path, **environment) as machine:
+        machine.perdure("api")
         # Room for its four calls and no more: a frozen worker that asks for tasks is given them.
-        process(machine, f"worker('{queue}=4')", "first") as first,
-    ):
+        first = machine.perdure("worker", "--queues", f"{queue}=4").process
         wait_for(lambda: ready(machine))
         tools = start(machine.url, {"tools": [call(tool, f"{tool}-frozen") for tool in TOOLS]}, {"text": "The end."})
         wait_for(lambda: till.started() == set(names))
         model = start(machine.url, {"text": "Late, but once.", "first_token_ms": 3000})
         wait_for(lambda: model_calls(machine, model) == 1)
         first.send_signal(signal.SIGSTOP)
-        with process(machine, "worker(None)", "second") as second:
-            taken_over = {("look-frozen", second.pid), ("put-frozen", second.pid)}
-            wait_for(lambda: {(n.name, n.pid) for n in till.notes()} >= taken_over and model_calls(machine, model) == 2)
-            till.go(*names)
-            first.send_signal(signal.SIGCONT)
-            for run_id in (tools, model):
-                wait_for(lambda run_id=run_id: Told(machine.url, run_id).run["status"] == "completed")
-            time.sleep(1)  # whatever the first worker still wants to say
+        second = machine.perdure("worker").process
+        taken_over = {("look-frozen", second.pid), ("put-frozen", second.pid)}
+        wait_for(lambda: {(n.name, n.pid) for n in till.notes()} >= taken_over and model_calls(machine, model) == 2)
+        till.go(*names)
+        first.send_signal(signal.SIGCONT)
+        for run_id in (tools, model):
+            wait_for(lambda run_id=run_id: Told(machine.url, run_id).run["status"] == "completed")
+        time.sleep(1)  # whatever the first worker still wants to say
 
-            told = Told(machine.url, tools)
-            starts = Counter(note.name for note in till.notes() if note.word == "starts")
-            assert starts == {"look-frozen": 2, "put-frozen": 2, "pay-frozen": 1}
-            assert [told.text(name) for name in names] == ["look-frozen is done", "put-frozen is done", UNKNOWN_OUTCOME]
-            assert len({note.key for note in till.notes() if note.name == "put-frozen"}) == 1
-            check_one_story(Told(machine.url, model).log)
+        told = Told(machine.url, tools)
+        starts = Counter(note.name for note in till.notes() if note.word == "starts")
+        assert starts == {"look-frozen": 2, "put-frozen": 2, "pay-frozen": 1}
+        assert [told.text(name) for name in names] == ["look-frozen is done", "put-frozen is done", UNKNOWN_OUTCOME]
+        assert len({note.key for note in till.notes() if note.name == "put-frozen"}) == 1
+        check_one_story(Told(machine.url, model).log)
 
 
 def ready(machine: Machine) -> bool:

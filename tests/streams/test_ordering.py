@@ -31,7 +31,7 @@ from domain.usage import Usage
 from live import redis as redis_module
 from live.bus import LiveBus, PreviewType
 from live.memory import MemoryBus
-from live.redis import end, redis_bus
+from live.redis import redis_bus
 from storage.agents import Agents
 from storage.database import Connection, Database, sqlite_url
 from storage.journal import Draft, Journal
@@ -218,37 +218,47 @@ class Client:
 
 
 @pytest.mark.single_database
-@pytest.mark.parametrize("seed", range(8))
-async def test_every_viewers_story_is_gap_free(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_viewers_story_is_gap_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "QUEUE", 6)
     monkeypatch.setattr(tail, "PAGE", 3)
     monkeypatch.setattr(tail, "RETRY_SECONDS", 0.01)
-    bus = MemoryBus(poll_seconds=0.03)
-    await play(World(tmp_path, random.Random(seed), bus, [bus]), seed)
+    async with asyncio.TaskGroup() as seeds:  # at once, for each of them mostly waits
+        for seed in range(8):
+            bus = MemoryBus(poll_seconds=0.03)
+            (tmp_path / str(seed)).mkdir()
+            seeds.create_task(play(World(tmp_path / str(seed), random.Random(seed), bus, [bus]), seed))
 
 
 @pytest.mark.single_database
 @pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed")
-@pytest.mark.parametrize("seed", range(4))
-async def test_it_is_so_at_every_api_process_over_redis(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_so_at_every_api_process_over_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "QUEUE", 6)
     monkeypatch.setattr(tail, "PAGE", 3)
     monkeypatch.setattr(tail, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(redis_module, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(redis_module, "EMBEDDED_POLL_SECONDS", 0.03)
+    async with asyncio.TaskGroup() as seeds:
+        for seed in range(4):
+            (tmp_path / str(seed)).mkdir()
+            seeds.create_task(play_over_redis(tmp_path / str(seed), seed))
+
+
+async def play_over_redis(path: Path, seed: int) -> None:
     chance = random.Random(seed)
     with RedisServer() as server:
         async with redis_bus(server.url) as writer, redis_bus(server.url) as one, redis_bus(server.url) as other:
-            cutting = asyncio.create_task(cut_connections(server, chance))
+            over = asyncio.Event()
+            cutting = asyncio.create_task(cut_connections(server, chance, over))
             try:
-                await play(World(tmp_path, chance, writer, [one, other]), seed)
+                await play(World(path, chance, writer, [one, other]), seed)
             finally:
-                await end([cutting])
+                over.set()  # not cancelled: in the middle of connecting, that would leave a connection to nobody
+                await cutting
 
 
-async def cut_connections(server: RedisServer, chance: random.Random) -> None:
+async def cut_connections(server: RedisServer, chance: random.Random, over: asyncio.Event) -> None:
     async with Redis.from_url(server.url) as redis:  # pyright: ignore[reportUnknownMemberType]
-        while True:
+        while not over.is_set():
             await asyncio.sleep(chance.uniform(0.1, 0.6))
             await redis.client_kill_filter(_type=chance.choice(("normal", "pubsub")), skipme=True)  # pyright: ignore[reportUnknownMemberType]
 

@@ -4,13 +4,14 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
 
 from domain.errors import ToolFailed
-from domain.tools import ToolContext
+from domain.tools import Quota, ToolContext
 from tests.tools.conftest import tool_use
 from tools.files import Edit, Read, Write
 from tools.find import Glob, Grep
@@ -191,7 +192,7 @@ async def test_size_limits(context: ToolContext) -> None:
     with pytest.raises(ToolFailed, match="larger"):
         await use(Edit(), context, file_path="most.txt", old_string="x", new_string="xy" * 1000, replace_all=True)
     with open(context.directory / "ballast", "w") as file:
-        file.truncate(99_000_000)
+        file.truncate(Quota().bytes - 1_000_000)
 
     await write(context, "most.txt", "y" * 1_000_000, "toolu_2")
     with pytest.raises(ToolFailed, match="full"):
@@ -199,12 +200,13 @@ async def test_size_limits(context: ToolContext) -> None:
 
 
 async def test_file_count_limit(context: ToolContext) -> None:
-    context.directory.mkdir()
-    for number in range(10_000):
-        (context.directory / str(number)).touch()
+    few = replace(context, quota=Quota(entries=100))
+    few.directory.mkdir()
+    for number in range(100):
+        (few.directory / str(number)).touch()
 
     with pytest.raises(ToolFailed, match="full"):
-        await write(context, "one-more.txt", "x")
+        await use(Write(), few, file_path="one-more.txt", content="x")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, JsonValue
 
+from domain.agent_tools import ASKING
 from domain.errors import Invalid
 from domain.tools import Effect, ToolContext
 from tests.tools.calls import run
@@ -35,10 +36,8 @@ class Nested(BaseModel):
 def test_the_toolset() -> None:
     tools = Tools(builtin_tools(), [greet])
 
-    assert tools.names == (
-        *("read", "write", "edit", "glob", "grep", "web_fetch", "plan", "ask_user", "sleep_until", "wait_for_event"),
-        "greet",
-    )
+    files = ("read", "write", "edit", "glob", "grep", "bash", "publish_artifact")
+    assert tools.names == (*files, "web_fetch", "plan", "ask_user", "sleep_until", "wait_for_event", "greet")
     assert [name for name in tools.names if not tools.is_builtin(name)] == ["greet"]
     assert [name for name in tools.names if tools.offer(name).plan_wait] == ["ask_user", "sleep_until", "wait_for_event"]
     assert tools.get("greet") is greet
@@ -46,8 +45,10 @@ def test_the_toolset() -> None:
     assert not tools.is_builtin("none")
     assert {name: tool.effect.value for name in tools.names if (tool := tools.get(name))} == {
         **dict.fromkeys(("read", "glob", "grep", "web_fetch", "ask_user", "sleep_until", "wait_for_event", "greet"), "read"),
-        **dict.fromkeys(("write", "edit", "plan"), "idempotent"),
+        **dict.fromkeys(("write", "edit", "plan", "publish_artifact"), "idempotent"),
+        "bash": "once",
     }
+    assert [name for name in tools.names if tools.offer(name).policy == "always_ask"] == list(ASKING)
 
 
 def test_specs_follow_the_names_asked_for() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import codecs
 import gzip
 import ssl
 import tracemalloc
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from domain.errors import ToolFailed
@@ -144,7 +146,7 @@ async def test_an_unknown_name(context: ToolContext) -> None:
 async def test_the_connection_goes_to_the_address_that_was_checked(
     context: ToolContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.web_fetch.is_public", "127.0.0.1".__eq__)  # stands for a public address
+    monkeypatch.setattr("tools.public_http.is_public", "127.0.0.1".__eq__)  # stands for a public address
     asked: list[str] = []
     async with site(page(b"public")) as public, site(page(b"private"), "127.0.0.2", public.port) as private:
         tool = WebFetch(resolver=resolver(["127.0.0.1"], ["127.0.0.2"], asked=asked))
@@ -162,7 +164,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked(
 async def test_private_addresses_beside_a_public_one_are_passed_over(
     context: ToolContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.web_fetch.is_public", "127.0.0.1".__eq__)
+    monkeypatch.setattr("tools.public_http.is_public", "127.0.0.1".__eq__)
     async with site(page(b"public")) as public, site(page(b"private"), "127.0.0.2", public.port) as private:
         tool = WebFetch(resolver=resolver(["127.0.0.2", "127.0.0.1"]))
         assert (await fetch(tool, f"http://both.test:{public.port}/", context)).endswith("\n\npublic")
@@ -189,7 +191,16 @@ async def test_redirects_are_checked_like_the_first_address(context: ToolContext
 
 
 @pytest.mark.parametrize(
-    "location", ["file:///etc/passwd", "ftp://example.com/", "gopher://x/", "http://a:b@{at}/", "//a@{at}/", "http://[::1"]
+    "location",
+    [
+        "file:///etc/passwd",
+        "data:text/plain,hi",
+        "ftp://example.com/",
+        "gopher://x/",
+        "http://a:b@{at}/",
+        "//a@{at}/",
+        "http://[::1",
+    ],
 )
 async def test_redirects_to_what_is_no_plain_web_address(context: ToolContext, location: str) -> None:
     async def answer(_: str, writer: asyncio.StreamWriter) -> None:
@@ -219,6 +230,7 @@ async def test_redirects_end(context: ToolContext) -> None:
     "url",
     [
         "file:///etc/passwd",
+        "data:text/html,<p>hi",
         "ftp://{at}/",
         "{at}",
         "http://",
@@ -250,7 +262,17 @@ async def test_proxies_of_the_environment_are_not_used(context: ToolContext, mon
 @pytest.mark.parametrize(
     ("type", "body", "text"),
     [
-        ("text/html; charset=iso-8859-1", "<p>grüße</p>".encode("latin1"), "<p>grüße</p>"),
+        ("text/plain; charset=iso-8859-1", "grüße “€”".encode("cp1252"), "grüße “€”"),
+        ("text/html; charset=iso-8859-1", "<p>grüße</p>".encode("latin1"), "grüße"),
+        ("text/html", '<meta charset="windows-1251"><p>лёд</p>'.encode("cp1251"), "лёд"),
+        (
+            "text/html",
+            b'<meta http-equiv=Content-Type content="text/html; charset=euc-kr"><p>' + "한국".encode("euc-kr"),
+            "한국",
+        ),
+        ("text/html", codecs.BOM_UTF16_LE + "<p>grüße".encode("utf-16le"), "grüße"),
+        ("text/html; charset=utf-8", "<meta charset=big5><p>grüße".encode(), "grüße"),
+        ("application/xhtml+xml", b'<?xml version="1.0"?><html><body><p>a &amp; b</p></body></html>', "a & b"),
         ("text/plain", "\ufeffgrüße".encode(), "grüße"),
         ("application/json", b'{"a": 1}', '{"a": 1}'),
         ("application/problem+json; charset=UTF-8", b"{}", "{}"),
@@ -265,9 +287,65 @@ async def test_text_is_decoded(context: ToolContext, type: str, body: bytes, tex
     assert answer.partition("\n\n")[2] == text
 
 
+async def test_a_web_page_becomes_markdown(context: ToolContext) -> None:
+    pages = Path(__file__).with_name("pages")
+    for source in sorted(pages.glob("*.html")):
+        async with site(page(source.read_bytes(), type="text/html")) as served:
+            answer = await fetch(WebFetch(frozenset({served.at})), f"http://{served.at}/dir/page.html", context)
+
+        assert answer.replace(served.at, "host") == source.with_suffix(".txt").read_text().rstrip("\n"), source
+
+
+@pytest.mark.parametrize(
+    ("html", "shown"),
+    [
+        ("<div>" * 50_000 + "deep", "deep"),
+        ("<div>" * 300 + "deep", "deep"),
+        ("<p>" + " \n" * 500_000 + "x", "x"),
+        ("<p>" + "\u00a0" * 500_000 + "x", "x"),
+        ("<table><tr>" + "<td colspan=1000000>a" * 1_000 + "</table>", "| a | a |"),
+        ("<blockquote>" * 2_000 + "deep", "deep"),
+        ("<main></main><p>a script would have filled the other", "a script would have filled the other"),
+        ("", "[the page has no text: it may need a browser]"),
+    ],
+)
+async def test_tangled_pages_end(context: ToolContext, html: str, shown: str) -> None:
+    async with site(page(html.encode(), type="text/html; charset=utf-8")) as served:
+        answer = await fetch(WebFetch(frozenset({served.at})), f"http://{served.at}/", context)
+    assert shown in answer
+
+
+async def test_a_page_that_takes_too_long_is_given_up_and_holds_nobody_up(
+    context: ToolContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.page.PAGE_SECONDS", 0.3)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.01)
+            turns += 1
+
+    async with site(page(b"<ul><li>" * 240_000, type="text/html")) as served:
+        counting = asyncio.create_task(count())
+        with pytest.raises(ToolFailed, match=r"takes longer than 0\.3 seconds to read"):
+            await fetch(WebFetch(frozenset({served.at})), f"http://{served.at}/", context)
+        counting.cancel()
+    assert turns > 5
+    assert not [child for child in psutil.Process().children(recursive=True) if "html_process" in " ".join(child.cmdline())]
+
+
+async def test_a_long_page_is_cut(context: ToolContext) -> None:
+    async with site(page(b"<p>" + b"word " * 390_000, type="text/html")) as served:
+        answer = await fetch(WebFetch(frozenset({served.at})), f"http://{served.at}/", context)
+    assert answer.endswith("[cut: the first 50,000 characters of a longer document]")
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
+        (page(type="application/pdf"), "is application/pdf, and only text"),
         (page(type="image/png"), "is image/png, and only text"),
         (page(type="application/octet-stream"), "is application/octet-stream"),
         (page(type=""), "no stated type"),

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0006_threads"
-down_revision = "0004_waits"
+down_revision = "0005_artifacts"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,79 @@
+"""Cleaning up on disk, once a day: directories of sessions that have long been idle, and what nothing names any more."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from domain.clock import now
+from storage.database import Database
+from storage.files import stored_ids
+from storage.sessions import expire_directories
+from tools.store import STORED, FileStore
+
+EVERY_SECONDS = 86_400.0
+AT_MOST_SECONDS = 20.0
+"""After this long the rest is the next sweep's."""
+PAGE = 200
+
+
+class Tidy:
+    """Costs a listing of the folder a day, and what there is to remove."""
+
+    def __init__(self, database: Database, files: FileStore, keep: timedelta) -> None:
+        self._database = database
+        self._files = files
+        self._keep = keep
+        self._due = 0.0
+
+    async def when_due(self) -> None:
+        """Do it where a day has passed since this process did."""
+        if time.monotonic() >= self._due and await self.run(AT_MOST_SECONDS):
+            self._due = time.monotonic() + EVERY_SECONDS
+
+    async def run(self, seconds: float) -> bool:
+        """Whether all was looked at within that time."""
+        until = time.monotonic() + seconds
+        for workspace in await asyncio.to_thread(_names, self._files.root):
+            folder = self._files.root / workspace
+            for page in _pages(await asyncio.to_thread(_names, folder)):
+                async with self._database.write() as transaction:
+                    sessions = [name for name in page if name.startswith("sesn_")]
+                    idle, unknown = await expire_directories(transaction.connection, sessions, now() - self._keep)
+                left = [name for name in page if name.startswith(".")]  # by a removal that was cut off
+                for session_id in (*idle, *await asyncio.to_thread(self._old, folder, unknown), *left):
+                    await asyncio.to_thread(self._files.remove_directory, workspace, session_id)
+                    if time.monotonic() > until:
+                        return False
+            stored = await asyncio.to_thread(_names, folder / STORED)
+            for page in _pages(await asyncio.to_thread(self._old, folder / STORED, stored)):
+                async with self._database.read() as connection:
+                    known = await stored_ids(connection, page)
+                unknown = [name for name in page if name not in known]
+                await asyncio.to_thread(self._files.remove_stored, workspace, unknown)
+        return True
+
+    def _old(self, folder: Path, names: Sequence[str]) -> list[str]:
+        """What no row names is kept as long: it may be another database that we were started with by mistake."""
+        before = time.time() - self._keep.total_seconds()
+        return [name for name in names if _changed_at(folder / name) < before]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _pages(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[at : at + PAGE] for at in range(0, len(names), PAGE))
