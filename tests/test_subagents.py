@@ -168,12 +168,10 @@ def test_how_a_sub_agent_fails_is_for_the_model_to_read(workspace: Workspace) ->
 
 def test_a_limit_is_shared_by_the_tree(workspace: Workspace) -> None:
     lead = team(workspace, "one", "two")
-    steps = [{"text": "a ", "words": 30, "tools": [delegate("one", {"text": "x"})], "delay_ms": 10}]  # "one" has no roster
     greedy = [delegate("one", *[{"text": "b", "usage": {"output_tokens": 60}, "stop_reason": "continue"}] * 9, LONG)]
     slow = delegate("two", LONG)
     run = workspace.start(
         {"tools": [*greedy, slow], "usage": {"output_tokens": 10}},
-        *steps,
         agent=lead,
         limits={"max_output_tokens": 200},
     )
@@ -335,6 +333,8 @@ def test_a_roster_is_pinned_and_checked(workspace: Workspace) -> None:
         problem = workspace.post("/v1/agents", {**body, "multiagent": {"agents": agents}}, expect=422)
         assert problem["errors"][0]["pointer"] == f"/multiagent/agents/{where}", problem
     workspace.post("/v1/agents", {**body, "multiagent": {"agents": []}}, expect=422)
+    taken = {"type": "custom", "name": "delegate", "description": "x", "input_schema": {"type": "object"}}
+    workspace.post("/v1/agents", {**body, "tools": [taken]}, expect=422)
     workspace.post("/v1/runs", {"agent": {**body, "multiagent": {"agents": ["nobody"]}}, "input": "x"}, expect=422)
 
     lead = workspace.post("/v1/agents", {**body, "multiagent": {"agents": ["one", {"type": "self"}]}})

@@ -1,6 +1,6 @@
 """The tool `delegate`: hands a task to another agent, which works on it in a run of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -9,7 +9,7 @@ from domain.completions import ToolSpec
 from domain.errors import ToolFailed
 from domain.multiagent import DELEGATE, Multiagent, RosterAgent, RosterSelf
 from domain.strict import Strict
-from domain.tools import Effect, OfferedTool, ToolContext, Wait
+from domain.tools import Effect, OfferedTool, ToolCall, ToolContext, Wait
 
 _DESCRIPTION = (
     "Hand a task to another agent and get its answer. It sees nothing of this conversation: say everything that it needs to "
@@ -68,7 +68,7 @@ class Delegating:
         ]
 
 
-def _plan(config: AgentConfig, multiagent: Multiagent):
+def _plan(config: AgentConfig, multiagent: Multiagent) -> Callable[[Mapping[str, JsonValue]], Wait]:
     def plan(input: Mapping[str, JsonValue]) -> Wait:
         member(config, multiagent, delegation(input).agent)
         return Wait("subagent", at_once=multiagent.max_concurrent)
@@ -76,7 +76,7 @@ def _plan(config: AgentConfig, multiagent: Multiagent):
     return plan
 
 
-def _refuse(config: AgentConfig, multiagent: Multiagent):
+def _refuse(config: AgentConfig, multiagent: Multiagent) -> ToolCall:
     async def refuse(input: Mapping[str, JsonValue], context: ToolContext) -> str:
         """Only reached with arguments that cannot be delegated with. Raises ToolFailed."""
         member(config, multiagent, delegation(input).agent)

@@ -53,6 +53,8 @@ class Catalog:
                         Schema(schema)
                     except SchemaFault as error:
                         raise _fault(f"/tools/{index}/input_schema", f"This is no JSON Schema: {error.detail}") from error
+                case HttpTool(name=name) if name == DELEGATE:
+                    raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
                 case HttpTool():
                     if found := faults(tool, self.secrets, f"/tools/{index}"):
                         raise Invalid(f"{tool.name}: {found[0].detail}", *found)

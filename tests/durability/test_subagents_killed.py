@@ -1,6 +1,7 @@
 """A worker is killed while a tree of sub-agents is at work: all of it goes on."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def test_a_tree_survives_its_worker(tmp_path: Path) -> None:
             with Watching(fleet, run["id"]) as viewer:
                 viewer.until("session.thread_created", 2)
                 while sum(thread["parent_thread_id"] is not None for thread in threads(http, session)) < 3:
-                    pass
+                    time.sleep(0.05)
                 worker.kill()
                 fleet.worker().says("worker is ready")
                 viewer.until("done", seconds=60)
