@@ -103,6 +103,17 @@ def test_transcripts_stay_apart(workspace: Workspace) -> None:
     assert row["output"] == "Hello."
 
 
+def test_what_a_sub_agent_writes_costs_the_first_no_input(workspace: Workspace) -> None:
+    """Were its thread read into the conversation, the call after it would be sent all of its 5,000 words."""
+    lead = team(workspace, "one", result_chars=200)
+    run = workspace.start({"tools": [delegate("one", {"text": "long ", "words": 5000})]}, {"text": "End."}, agent=lead)
+
+    assert run.wait()["status"] == "completed"
+    (child,) = below(workspace, run)
+    assert child.row["usage"]["output_tokens"] > 5000
+    assert run.row["usage"]["input_tokens"] < 2000
+
+
 def test_nested_to_the_depth_and_no_deeper(workspace: Workspace) -> None:
     lead = team(workspace, max_depth=2)
     deepest = {"tools": [delegate("lead", {"text": "too deep"})]}, {"text": "did it myself"}
