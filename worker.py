@@ -18,6 +18,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.model import ModelActivities
 from activities.recall import Recall
 from activities.records import RecordActivities
+from activities.subagents import SubagentActivities
 from activities.sweep import SweepActivities
 from activities.tidy import Tidy
 from activities.tools import ToolActivities
@@ -34,6 +35,7 @@ from settings import BraveSettings, ConfigFile, SearXNGSettings, Settings, load_
 from storage.database import Database
 from storage.starts import Route
 from tools.custom import CustomTools
+from tools.delegate import Delegating
 from tools.http_tools import HttpTools
 from tools.mcp.source import McpTools
 from tools.mcp.web import Network
@@ -178,16 +180,21 @@ async def working(
     """
     main = parts.settings.task_queue
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
-    sources = (parts.tools, CustomTools(), HttpTools(parts.http, parts.secrets))
+    sources = (Delegating(), parts.tools, CustomTools(), HttpTools(parts.http, parts.secrets))
     recall, toolbox = Recall(), Toolbox(sources, parts.mcp)
     model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
     tools = ToolActivities(parts.database, recall, toolbox, parts.files)
     records = RecordActivities(parts.database, parts.routes)
     waits = WaitActivities(parts.database)
+    subagents = SubagentActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
     tidy = Tidy(parts.database, parts.files, timedelta(days=parts.settings.files_keep_days))
     sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy)
-    bookkeeping = [records.pause, records.answer, records.finish, waits.idle, waits.wake, sweep.run, sweep.settle]
+    bookkeeping = [
+        *(records.pause, records.resume, records.answer, records.finish),
+        *(waits.idle, waits.wake, subagents.open, subagents.close),
+        *(sweep.run, sweep.settle),
+    ]
     deployment = _deployment(parts.settings)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:

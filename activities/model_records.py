@@ -49,7 +49,7 @@ _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_una
 _HANDED_BACK = RunError(code="handed_back", message="The worker shut down during the call: it is made again.", retryable=True)
 
 
-_NOWHERE = Place("", "", "", "", {})
+_NOWHERE = Place("", "", "", None, "", {})
 
 
 class CallRecords:
@@ -117,7 +117,7 @@ class CallRecords:
         # Not in the same transaction: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
         self._config = config = await self._recall.config(self._database, run.agent_id, run.agent_version)
-        messages = await self._recall.messages(self._database, call.session_id)
+        messages = await self._recall.messages(self._database, call.session_id, call.run_id if run.thread_id else None)
         self._tools = await self._toolbox.of(config)
         for trouble in self._toolbox.mcp.troubles(config):
             await self._tell_trouble(trouble)

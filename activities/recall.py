@@ -29,23 +29,33 @@ class Recall:
 
     def __init__(self) -> None:
         self._logs: OrderedDict[str, _Log] = OrderedDict()
+        """By session, and by run for the threads of sub-agents."""
         self._configs: OrderedDict[tuple[str, int], AgentConfig] = OrderedDict()
         self._events = 0
 
-    async def messages(self, database: Database, session_id: str) -> tuple[Message, ...]:
-        """The session's conversation; only what is new in its log is read, a page at a time."""
-        log = self._logs.pop(session_id, None) or _Log()
+    async def messages(self, database: Database, session_id: str, subagent: str | None = None) -> tuple[Message, ...]:
+        """The session's conversation, or that of a sub-agent's run; only what is new in its log is read, a page at a time."""
+        log = self._logs.pop(subagent or session_id, None) or _Log()
+        primary = None if subagent else frozenset[str]()
         self._events -= log.events
         while True:
             async with database.read() as connection:
-                page = await read(connection, session_id, after=log.last_seq, types=READ_TYPES, limit=PAGE)
+                page = await read(
+                    connection,
+                    session_id,
+                    after=log.last_seq,
+                    types=READ_TYPES,
+                    run_id=subagent,
+                    primary=primary,
+                    limit=PAGE,
+                )
             for event in page:
                 log.transcript.take(event)
                 log.last_seq = event.seq
             log.events += len(page)
             if len(page) < PAGE:
                 break
-        self._logs[session_id] = log
+        self._logs[subagent or session_id] = log
         self._events += log.events
         while self._events > MAX_EVENTS and len(self._logs) > 1:
             _, oldest = self._logs.popitem(last=False)

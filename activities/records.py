@@ -6,7 +6,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.lost_calls import end_lost_call
-from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput
+from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput, ResumeInput
 from domain.errors import NotFound, RunFinished
 from domain.events import (
     AgentToolResult,
@@ -15,9 +15,11 @@ from domain.events import (
     RunCompleted,
     RunFailed,
     RunPaused,
+    RunResumed,
     RunStarted,
     RunTerminated,
     SessionIdle,
+    SessionRunning,
     TextContent,
     UserAnswer,
     UserMessage,
@@ -54,6 +56,16 @@ class RecordActivities:
                 drafts = [*await end_lost_call(transaction.connection, pause.session_id, pause.run_id), *drafts]
             try:
                 await _journal(transaction).append(pause.session_id, pause.run_id, drafts, key=pause.key)
+            except RunFinished as error:
+                raise _over(error) from error
+
+    @activity.defn(name="records.resume")
+    async def resume(self, resumed: ResumeInput) -> None:
+        """Write that a run goes on whose sub-agents do: its next model call, which else says so, may be far off."""
+        async with self._database.write() as transaction:
+            drafts = [Draft(RunResumed()), Draft(SessionRunning())]
+            try:
+                await _journal(transaction).append(resumed.session_id, resumed.run_id, drafts, key=resumed.key)
             except RunFinished as error:
                 raise _over(error) from error
 
@@ -111,27 +123,50 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
     runs = Runs(transaction.connection)
     # The lock comes first: input that commits before it is seen here, input after it finds the run over.
     run = await runs.get(outcome.run_id, lock=True)
+    if not RunStatus(run.status).over and outcome.status != "completed":
+        for below in reversed(await runs.below(run.id)):
+            await _end(transaction, below, _with_its_parent(below, outcome))
     if not RunStatus(run.status).over:
         may_go_on = outcome.status == "completed" and outcome.stop_type == "end_turn"
         if may_go_on and await pending_input(transaction.connection, outcome.session_id, outcome.run_id):
             return FinishResult(finished=False)
-        drafts = [
-            *await Approvals(transaction.connection).cancel_pending(outcome.run_id),
-            Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type))),
-            Draft(_last_event(outcome, run)),
-        ]
-        await Waits(transaction.connection).close_all(outcome.run_id)
-        if outcome.lost:
-            drafts = [*await end_lost_call(transaction.connection, outcome.session_id, outcome.run_id), *drafts]
-        key = f"{outcome.run_id}.{outcome.attempt}/finish"
-        (*_, end) = await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
-        if run.started_at is not None:
-            await runs.add_active_time(outcome.session_id, end.created_at - run.started_at)
+        await _end(transaction, run, outcome)
+    if run.thread_id is not None:
+        return FinishResult(finished=True)
     following = await runs.advance(outcome.session_id, outcome.run_id)
     if following is None:
         active = await runs.active_after(outcome.session_id, outcome.run_id)
         return FinishResult(finished=True, next_run=None if active is None else run_start(active, routes))
     return FinishResult(finished=True, next_run=run_start(following, routes))
+
+
+async def _end(transaction: Transaction, run: RunRow, outcome: FinishInput) -> None:
+    drafts = [
+        *await Approvals(transaction.connection).cancel_pending(outcome.run_id),
+        Draft(SessionIdle(stop_reason=StopReason(type=outcome.stop_type))),
+        Draft(_last_event(outcome, run)),
+    ]
+    await Waits(transaction.connection).close_all(outcome.run_id)
+    if outcome.lost:
+        drafts = [*await end_lost_call(transaction.connection, outcome.session_id, outcome.run_id), *drafts]
+    key = f"{outcome.run_id}.{outcome.attempt}/finish"
+    (*_, end) = await _journal(transaction).append(outcome.session_id, outcome.run_id, drafts, key=key)
+    if run.started_at is not None and run.thread_id is None:
+        await Runs(transaction.connection).add_active_time(outcome.session_id, end.created_at - run.started_at)
+
+
+def _with_its_parent(run: RunRow, parent: FinishInput) -> FinishInput:
+    """A sub-agent does not outlive the run that it works for."""
+    status = "terminated" if parent.status == "terminated" else "cancelled"
+    return FinishInput(
+        run_id=run.id,
+        session_id=run.session_id,
+        attempt=run.attempt,
+        status=status,
+        stop_type="interrupted",
+        reason=parent.reason,
+        lost=True,
+    )
 
 
 def _last_event(outcome: FinishInput, run: RunRow) -> EventPayload:

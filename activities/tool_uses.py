@@ -129,7 +129,7 @@ class ToolUses:
         gate = Gate(approval_id=new_id("appr"), until=_unix(expires_at), on_timeout=policy.on_timeout)
         private |= {"gate": gate.model_dump(mode="json")}
         if wait is not None:
-            private |= {"wait": wait.kind}
+            private |= {"wait": wait.kind, "at_once": wait.at_once}
         use = self._write(block, tool, private, "ask")
         shown = ApprovalRequested(
             approval_id=gate.approval_id, tool_use_id=use, name=tool.name, input=block.input, expires_at=expires_at
@@ -141,6 +141,7 @@ class ToolUses:
                 workspace_id=self._place.workspace_id,
                 session_id=self._place.session_id,
                 run_id=self._place.run_id,
+                thread_id=self._place.thread_id,
                 tool_use_id=use,
                 tool_name=tool.name,
                 input=block.input,
@@ -153,10 +154,12 @@ class ToolUses:
         self.decided.waiting.append(Open(use, "approval"))
 
     def _wait(self, block: ToolUse, tool: OfferedTool, private: dict[str, JsonValue], wait: Wait) -> None:
+        if wait.kind == "subagent":
+            self._write(block, tool, private | {"wait": wait.kind, "at_once": wait.at_once}, "allow")
+            self.decided.called += 1
+            return
         private |= {"wait": wait.kind, "until": _unix(wait.until)}
         use = self._write(block, tool, private, "allow")
-        if wait.kind == "subagent":
-            return
         if wait.question is not None:
             self.decided.drafts.append(Draft(wait.question.model_copy(update={"tool_use_id": use})))
         elif wait.kind in ("time", "event"):

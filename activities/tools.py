@@ -37,7 +37,7 @@ UNKNOWN_OUTCOME = (
     "The outcome is unknown: the worker was lost while this tool ran. It may or may not have taken effect, and it was not "
     "started again. Find out before you repeat it."
 )
-_EDITED = "A person changed the arguments of this call to {}\n\n"
+EDITED = "A person changed the arguments of this call to {}\n\n"
 CANCELLED = "Cancelled before it was done."
 CANCELLED_EFFECT = "Cancelled while it ran; whether it had an effect is unknown. Find out before you repeat it."
 
@@ -77,10 +77,10 @@ class ToolActivities:
         if call.verdict is not None:
             approval = await unbroken(self._settle(call, call.verdict))
             if approval.status != ApprovalStatus.APPROVED:
-                await unbroken(self._append(call, [_refusal(use, approval)], f"{prefix}/result", True))
+                await unbroken(self._append(call, [refusal(use, approval)], f"{prefix}/result", True))
                 return
             if approval.edited_input is not None:
-                asked, note = approval.edited_input, _EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
+                asked, note = approval.edited_input, EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
         config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         tools = await self._toolbox.of(config)
         name = use.payload.name
@@ -179,7 +179,7 @@ class ToolActivities:
         await patiently(append)
 
 
-def _refusal(use: Event, approval: ApprovalRow) -> Draft:
+def refusal(use: Event, approval: ApprovalRow) -> Draft:
     """What the model reads of a call that was not made."""
     match approval.status:
         case ApprovalStatus.EXPIRED:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from domain.events import SDK_TYPES, Event
+from domain.events import Event
+from domain.sdk_events import SDK_TYPES
 from live.bus import Preview
 
 
@@ -59,7 +60,7 @@ _SDK_STOPS = {
 
 def _for_sdk(content: dict[str, Any]) -> dict[str, Any]:
     """Stop reasons in the words that the `anthropic` package knows."""
-    if content["type"] != "session.status_idle":
+    if content["type"] not in ("session.status_idle", "session.thread_status_idle"):
         return content
     stop = _SDK_STOPS.get(content["stop_reason"]["type"], "budget_reached")
     return {**content, "stop_reason": {**content["stop_reason"], "type": stop}}

@@ -60,13 +60,22 @@ def start_of(request: Request, after: int | None, last_seq: int, default: int) -
     return start
 
 
-def viewer(request: Request, start: Start, *, run_id: str | None, types: list[str] | None, deltas: list[str] | None) -> Viewer:
+def viewer(
+    request: Request,
+    start: Start,
+    *,
+    run_id: str | None,
+    types: list[str] | None,
+    deltas: list[str] | None,
+    primary: bool = False,
+) -> Viewer:
     """What this caller wants to see."""
     sdk = is_sdk(request)
     by_default = frozenset[str]() if sdk else PREVIEWED
     return Viewer(
         after=start.seq,
         run_id=run_id,
+        primary=primary,
         types=sdk_types(types) if sdk else None if types is None else frozenset(types),
         previews=by_default if deltas is None else PREVIEWED & frozenset(deltas),
         sent=dict(start.sent),

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from api.frames import Frame, delta, durable, start
 from api.mailbox import Mailbox
 from domain.errors import Unavailable
 from domain.events import RUN_OVER_TYPES, Event
+from domain.sdk_events import CROSS_POSTED
 from live.bus import Frame as BusFrame
 from live.bus import LiveBus, Preview, PreviewsClosed, Wake, Writing
 from storage.database import Database
@@ -35,6 +36,10 @@ class Viewer:
 
     after: int
     run_id: str | None = None
+    primary: bool = False
+    """Only the primary thread, and the states of the others."""
+    subagents: Set[str] = frozenset()
+    """The runs that are known to be on threads of their own."""
     types: frozenset[str] | None = None
     previews: frozenset[str] = frozenset({"agent.message", "agent.thinking"})
     sent: dict[str, int] = field(default_factory=dict[str, int])
@@ -49,6 +54,8 @@ class Viewer:
 
     def wants(self, frame: Frame) -> bool:
         if self.run_id is not None and frame.run_id != self.run_id:
+            return False
+        if self.primary and frame.run_id in self.subagents and frame.type not in CROSS_POSTED:
             return False
         if frame.preview is not None:
             return frame.preview.type in self.previews
@@ -99,6 +106,7 @@ class Tail:
         self._inbox = Mailbox[BusFrame]()
         self._closed: dict[str, str] = {}
         """By run: what was begun before this event id is in the log or void. Ids sort by time."""
+        self.subagents: set[str] = set()
         self._opened = False
         self._moved: asyncio.Event | None = None
         """Where somebody waits for the position to move."""
@@ -168,6 +176,8 @@ class Tail:
     def _pass_on(self, events: Sequence[Event]) -> None:
         for event in events:
             self._writing.pop(event.id, None)
+            if event.run_id is not None and event.thread_id is not None:
+                self.subagents.add(event.run_id)
             if event.run_id is not None and event.type in _MARKS:
                 self._mark(event.run_id, event)
             self._broadcast(durable(event))
@@ -198,6 +208,8 @@ class Tail:
             newest = await read(connection, self._session_id, run_id=run_id, types=_MARKS, descending=True, limit=1)
         self._closed[run_id] = ""
         for event in newest:
+            if event.thread_id is not None:
+                self.subagents.add(run_id)
             self._mark(run_id, event)
 
     def _mark(self, run_id: str, event: Event) -> None:
@@ -270,6 +282,7 @@ class Tails:
             if self._polling is None or self._polling.done():
                 self._polling = asyncio.create_task(self._poll())
         tail.viewers.add(viewer)
+        viewer.subagents = tail.subagents
         try:
             await tail.caught_up(last_seq)
             while not tail.dead:
@@ -337,6 +350,7 @@ class Tails:
                         limit=PAGE,
                         run_id=viewer.run_id,
                         types=viewer.types,
+                        primary=CROSS_POSTED if viewer.primary else None,
                     )
             except Unavailable as error:
                 log.warning("the log of %s cannot be read, trying again: %s", session_id, error.message)

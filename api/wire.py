@@ -9,6 +9,7 @@ from domain.agent_tools import ASKING, AnyTool, McpToolset, Policy, Toolset
 from domain.agents import AgentVersion, ApprovalPolicy, Limits
 from domain.clock import wire
 from domain.files import MountedFile
+from domain.multiagent import Multiagent, RosterSelf
 from domain.runs import AgentRef, Run, RunError, RunLinks, RunStatus, StopReason
 from domain.usage import Cost, Usage, cost_of
 from storage.tables import ApiKeyRow, ArtifactRow, FileRow, RunRow, SessionRow, UsageColumns
@@ -53,12 +54,24 @@ class Agent(BaseModel):
             mcp_servers=[server.model_dump(mode="json") for server in config.mcp_servers],
             limits=config.limits,
             approvals=config.approvals,
+            multiagent=None if config.multiagent is None else _roster(config.multiagent, agent),
             metadata=config.metadata,
             version=agent.version,
             created_at=agent.created_at,
             updated_at=agent.updated_at,
             archived_at=agent.archived_at,
         )
+
+
+def _roster(multiagent: Multiagent, agent: AgentVersion) -> dict[str, Any]:
+    """Every entry as an agent at a version, which is what the SDK knows."""
+    entries = [
+        {"type": "agent", "id": agent.id, "version": agent.version}
+        if isinstance(entry, RosterSelf)
+        else {"type": "agent", "id": entry.id, "version": entry.version, "name": entry.name}
+        for entry in multiagent.agents
+    ]
+    return {**multiagent.model_dump(mode="json", exclude={"agents"}), "agents": entries}
 
 
 def _tool(tool: AnyTool) -> dict[str, Any]:
@@ -150,7 +163,7 @@ class Session(BaseModel):
 
     @classmethod
     def of(cls, row: SessionRow, agent: AgentVersion, queue_length: int) -> "Session":
-        usage = _usage(row)
+        usage = usage_of(row)
         return cls.model_validate(
             {
                 "id": row.id,
@@ -270,7 +283,7 @@ def run_of(row: RunRow, temporal_ui: str | None) -> Run:
             "output": row.output,
             "plan": row.plan,
             "error": RunError.model_validate(row.error) if row.error else None,
-            "usage": _usage(row),
+            "usage": usage_of(row),
             "cost": cost_of(row.cost_nano_usd),
             "step_count": row.step_count,
             "limits": Limits.model_validate(row.limits),
@@ -293,7 +306,7 @@ def run_of(row: RunRow, temporal_ui: str | None) -> Run:
     )
 
 
-def _usage(row: UsageColumns) -> Usage:
+def usage_of(row: UsageColumns) -> Usage:
     return Usage(
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,

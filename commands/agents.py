@@ -37,9 +37,12 @@ def apply(
     context: typer.Context,
     file: Annotated[str, typer.Option("--file", "-f", help="YAML or JSON, one or several agents; - reads standard input.")],
 ) -> None:
-    """Make the stored agents what the file says: a new agent, a new version, or nothing to do."""
+    """Make the stored agents what the file says: a new agent, a new version, or nothing to do.
+
+    An agent comes after those of the file that it may delegate to.
+    """
     it = of(context)
-    for config in _read(file):
+    for config in _in_order(_read(file)):
         agent, what = it.client.apply(config)
         it.screen.answer(f"{agent.name} {agent.id} v{agent.version} {what}")
 
@@ -63,6 +66,28 @@ def _row(agent: "Agent") -> tuple[str, ...]:
     from commands.show import moment  # noqa: PLC0415  # see commands/context.py
 
     return agent.id, agent.name, str(agent.version), agent.model.id, moment(agent.updated_at)
+
+
+def _in_order(configs: "list[AgentConfig]") -> "list[AgentConfig]":
+    """Each behind those that its roster names; else as they stand in the file."""
+    from domain.multiagent import RosterAgent  # noqa: PLC0415  # see commands/context.py
+
+    by_name = {config.name: config for config in configs}
+    ordered: dict[str, AgentConfig] = {}
+    begun: set[str] = set()
+
+    def take(config: "AgentConfig") -> None:
+        if config.name in begun:  # of a circle, the service says what is wrong
+            return
+        begun.add(config.name)
+        for entry in config.multiagent.agents if config.multiagent else ():
+            if isinstance(entry, RosterAgent) and entry.id in by_name:
+                take(by_name[entry.id])
+        ordered[config.name] = config
+
+    for config in configs:
+        take(config)
+    return list(ordered.values())
 
 
 def _read(file: str) -> "list[AgentConfig]":

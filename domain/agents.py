@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 from domain.agent_tools import AgentTool, McpToolset, names_of, spelled_out
 from domain.mcp import McpServer
+from domain.multiagent import Multiagent
 from domain.strict import Strict
 
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9_.-]*:\S{1,200}$")
@@ -78,6 +79,7 @@ class AgentConfig(BaseModel):
     mcp_servers: tuple[McpServer, ...] = Field(default=(), max_length=20)
     limits: Limits = Limits()
     approvals: ApprovalPolicy | None = None
+    multiagent: Multiagent | None = None
     metadata: Metadata = {}
 
     @model_validator(mode="before")

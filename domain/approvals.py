@@ -37,6 +37,8 @@ class Approval(BaseModel, frozen=True):
     status: ApprovalStatus
     session_id: str
     run_id: str
+    session_thread_id: str | None = None
+    """The sub-agent's thread, where it is one's."""
     tool_use_id: str
     tool_name: str
     input: dict[str, JsonValue]

@@ -61,6 +61,8 @@ class RunStart(BaseModel, frozen=True):
     """Asked for before the run began."""
     resumed: bool = False
     """Continued as new between a pause and the model call that says that it is over."""
+    reports_to: str | None = None
+    """Of a sub-agent whose limits are shared: the run that is told what it has used."""
 
 
 class RunResult(BaseModel, frozen=True):
@@ -103,6 +105,8 @@ class ToolRef(BaseModel, frozen=True):
     until: float | None = None
     """Unix time at which that wait is over."""
     gate: Gate | None = None
+    at_once: int | None = None
+    """Of a delegation: how many of the run's are at work at once."""
 
 
 class CompleteResult(BaseModel, frozen=True):
@@ -139,6 +143,47 @@ class WakeInput(BaseModel, frozen=True):
     session_id: str
     tool_use_id: str
     event_id: str | None = None
+
+
+class DelegateInput(BaseModel, frozen=True):
+    """A delegation whose turn has come, and what is left of the limits that it shares."""
+
+    run_id: str
+    session_id: str
+    tool_use_id: str
+    verdict: Verdict | None = None
+    output_tokens_left: int | None = None
+    cost_nano_usd_left: int | None = None
+    seconds_left: int | None = None
+
+
+class Delegated(BaseModel, frozen=True):
+    start: RunStart | None = None
+    """None: nothing is to be started, and the tool use has its result."""
+
+
+class SubagentEnd(BaseModel, frozen=True):
+    """A sub-agent's workflow that is over. `ending`: how, where it did not end by itself."""
+
+    run_id: str
+    session_id: str
+    tool_use_id: str
+    subagent_run_id: str
+    ending: Literal["failed", "cancelled", "terminated"] | None = None
+
+
+class Spent(BaseModel, frozen=True):
+    """What a run has used since it began, its own sub-agents included. Sent by a sub-agent to the run that delegated."""
+
+    run_id: str
+    output_tokens: int = 0
+    cost_nano_usd: int = 0
+
+
+class ResumeInput(BaseModel, frozen=True):
+    run_id: str
+    session_id: str
+    key: str
 
 
 class RunRef(BaseModel, frozen=True):

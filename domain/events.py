@@ -3,22 +3,23 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, TypeAdapter
+from pydantic import BaseModel, Field, JsonValue, PlainSerializer, TypeAdapter
 
 from domain.clock import wire
+from domain.payload import Payload, TextContent
 from domain.runs import RunError, StopReason
+from domain.thread_events import (
+    ThreadCreated,
+    ThreadIdle,
+    ThreadMessageReceived,
+    ThreadMessageSent,
+    ThreadRescheduled,
+    ThreadRunning,
+    ThreadTerminated,
+)
 from domain.usage import Cost, Usage
 
 Moment = Annotated[datetime, PlainSerializer(wire, return_type=str)]
-
-
-class Payload(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class TextContent(Payload):
-    type: Literal["text"] = "text"
-    text: str
 
 
 class UserMessage(Payload):
@@ -332,6 +333,13 @@ EventPayload = Annotated[
     | SessionRunning
     | SessionIdle
     | SessionRescheduled
+    | ThreadCreated
+    | ThreadMessageSent
+    | ThreadMessageReceived
+    | ThreadRunning
+    | ThreadIdle
+    | ThreadRescheduled
+    | ThreadTerminated
     | SessionUpdated
     | SessionError
     | RunQueued
@@ -351,35 +359,6 @@ payloads: TypeAdapter[EventPayload] = TypeAdapter(EventPayload)
 
 RUN_OVER_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled", "run.terminated"})
 
-SDK_TYPES = frozenset(
-    {
-        "user.message",
-        "user.interrupt",
-        "user.tool_confirmation",
-        "user.custom_tool_result",
-        "agent.message",
-        "agent.thinking",
-        "agent.tool_use",
-        "agent.tool_result",
-        "agent.mcp_tool_use",
-        "agent.mcp_tool_result",
-        "agent.custom_tool_use",
-        "session.error",
-        "session.status_running",
-        "session.status_idle",
-        "session.status_rescheduled",
-        "session.status_terminated",
-        "session.updated",
-        "session.deleted",
-        "span.model_request_start",
-        "span.model_request_end",
-        "event_start",
-        "event_delta",
-    }
-)
-"""What the `anthropic` package decodes (types/beta/sessions/beta_managed_agents_stream_session_events.py): it turns a
-type it does not know into a wrong class, so callers that send `anthropic-beta` get these only."""
-
 
 class Event(BaseModel, frozen=True):
     """A stored event: the envelope and its payload. On the wire the payload's members stand at the top level."""
@@ -394,6 +373,8 @@ class Event(BaseModel, frozen=True):
     payload: EventPayload
     private: dict[str, JsonValue] | None = None
     """Kept for the model's next call, never sent: a provider's signatures over its reasoning."""
+    thread_id: str | None = None
+    """None: the session's primary thread."""
 
     @property
     def type(self) -> str:
@@ -409,5 +390,6 @@ class Event(BaseModel, frozen=True):
             "run_id": self.run_id,
             "created_at": wire(self.created_at),
             "processed_at": wire(self.processed_at) if self.processed_at else None,
+            **({} if self.thread_id is None else {"session_thread_id": self.thread_id}),
             **self.payload.model_dump(mode="json", exclude={"type"}),
         }

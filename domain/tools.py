@@ -94,6 +94,8 @@ class Wait:
     """Of `event`: what an external event must be called …"""
     event_match: Mapping[str, JsonValue] | None = None
     """… and the members that it must have."""
+    at_once: int | None = None
+    """Of `subagent`: how many of the run's are at work at once."""
 
 
 @dataclass(frozen=True)

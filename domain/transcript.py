@@ -20,6 +20,7 @@ from domain.events import (
     RunFailed,
     RunTerminated,
     TextContent,
+    ThreadMessageReceived,
     UserCustomToolResult,
     UserMessage,
 )
@@ -30,6 +31,7 @@ LOST_RESULT = "The outcome of this call is unknown: it was interrupted before it
 
 READ_TYPES = (
     "user.message",
+    "agent.thread_message_received",
     "agent.message",
     "agent.thinking",
     "agent.tool_use",
@@ -78,7 +80,7 @@ class Transcript:
 
     def take(self, event: Event) -> None:
         match event.payload:
-            case UserMessage():
+            case UserMessage() | ThreadMessageReceived(tool_use_id=None):
                 self._waiting.append(event)
             case ModelRequestStart():
                 self._begun.add(event.run_id)
@@ -131,7 +133,7 @@ class Transcript:
         entering = [event for event in self._waiting if event.run_id == run_id or event.run_id in self._over]
         self._waiting = [event for event in self._waiting if event not in entering]
         for event in entering:
-            assert isinstance(event.payload, UserMessage)
+            assert isinstance(event.payload, UserMessage | ThreadMessageReceived)
             self._add("user", Text(text=plain(event.payload.content)))
             self._interrupted = False
 

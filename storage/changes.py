@@ -3,10 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, bindparam, case, literal, update
+from sqlalchemy import ColumnElement, Update, bindparam, case, exists, literal, update
 from sqlmodel import col
 
 from storage.tables import RunRow, SessionRow
+
+OF_PRIMARY = frozenset({"status", "message_count", "last_message"})
+"""Columns of a session that only its primary thread changes, and no sub-agent's."""
 
 Shape = tuple[tuple[str, ...], tuple[str, ...]]
 """The columns that are set and those that are added to."""
@@ -33,10 +36,16 @@ class Changes:
 
 
 def updating(row: type[RunRow] | type[SessionRow], shape: Shape) -> Update:
-    """Update the row whose id is the parameter `row_id`."""
+    """Update the row whose id is the parameter `row_id`; of a session, for the run that is the parameter `by_run`."""
     to_set, to_add = shape
     values: dict[str, Any] = {column: bindparam(f"new_{column}") for column in to_set}
     values |= {column: _before(row, column) + bindparam(f"new_{column}") for column in to_add}
+    if row is SessionRow:
+        subagent = exists().where(col(RunRow.id) == bindparam("by_run"), col(RunRow.thread_id).is_not(None))
+        for column in OF_PRIMARY & values.keys():
+            old = getattr(SessionRow, column)
+            new = old + bindparam(f"new_{column}") if column in to_add else bindparam(f"new_{column}", type_=old.type)
+            values[column] = case((subagent, old), else_=new)
     return update(row).where(col(row.id) == bindparam("row_id")).values(values)
 
 

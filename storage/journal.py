@@ -1,7 +1,7 @@
 """The journal: the one writer of events. Rows that follow from an event change in the same transaction."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -12,10 +12,24 @@ from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound, RunFinished
-from domain.events import Event, EventPayload, payloads
+from domain.events import (
+    Event,
+    EventPayload,
+    RunCancelled,
+    RunFailed,
+    RunTerminated,
+    SessionIdle,
+    SessionRescheduled,
+    SessionRunning,
+    ThreadIdle,
+    ThreadRescheduled,
+    ThreadRunning,
+    ThreadTerminated,
+    payloads,
+)
 from domain.ids import new_id
 from storage.artifacts import record_artifacts
-from storage.changes import Changes, Shape, updating
+from storage.changes import OF_PRIMARY, Changes, Shape, updating
 from storage.database import Connection
 from storage.projections import project
 from storage.rows import first_of_each
@@ -32,6 +46,7 @@ COLUMNS: tuple[Any, ...] = (
     col(EventRow.type),
     col(EventRow.payload),
     col(EventRow.private),
+    col(EventRow.thread_id),
 )
 
 FEW_TYPES = 4
@@ -79,9 +94,12 @@ class Journal:
         for draft in drafts:
             project(draft.payload, moment, on_run, on_session)
         on_run.set.update(run_changes or {})
-        last_seq = await self._take_seqs(session_id, len(drafts), on_session)
+        last_seq = await self._take_seqs(session_id, run_id, len(drafts), on_session)
+        thread_id = None
         if run_id is not None:
-            await self._change_run(run_id, on_run)
+            thread_id, agent_name = await self._change_run(run_id, on_run)
+            if thread_id is not None:
+                drafts = of_thread(drafts, thread_id, agent_name)
         events = [
             Event(
                 id=draft.id,
@@ -92,6 +110,7 @@ class Journal:
                 processed_at=None if draft.queued else moment,
                 payload=draft.payload,
                 private=None if draft.private is None else dict(draft.private),
+                thread_id=thread_id,
             )
             for index, draft in enumerate(drafts)
         ]
@@ -103,6 +122,7 @@ class Journal:
                     "seq": event.seq,
                     "id": event.id,
                     "run_id": run_id,
+                    "thread_id": thread_id,
                     "type": event.type,
                     "append_key": key,
                     "append_index": index,
@@ -123,20 +143,45 @@ class Journal:
         parameters = {"in_session": session_id, "of_run": run_id, "moment": now()}
         await self._connection.execute(_TAKE_UP, parameters)
 
-    async def _take_seqs(self, session_id: str, count: int, changes: Changes) -> int:
+    async def _take_seqs(self, session_id: str, run_id: str | None, count: int, changes: Changes) -> int:
         """Reserve so many; the last of them. The row lock that this takes makes the order of commits the order of seq."""
         changes.plus("last_seq", count)
         parameters = {"row_id": session_id, **changes.parameters}
+        if OF_PRIMARY & {*changes.set, *changes.add}:
+            parameters["by_run"] = run_id
         last = (await self._connection.execute(_changing_session(changes.shape), parameters)).scalar_one_or_none()
         if last is None:
             raise NotFound(f"No session {session_id}.")
         return last
 
-    async def _change_run(self, run_id: str, changes: Changes) -> None:
+    async def _change_run(self, run_id: str, changes: Changes) -> tuple[str | None, str]:
+        """The run's thread, if it is a sub-agent's, and its agent's name."""
         retried = changes.set.get("status") == "queued"  # which is what brings a finished run back
         statement = _changing_run(changes.shape, retried)
-        if (await self._connection.execute(statement, {"row_id": run_id, **changes.parameters})).rowcount == 0:
+        found = (await self._connection.execute(statement, {"row_id": run_id, **changes.parameters})).one_or_none()
+        if found is None:
             raise RunFinished(f"Run {run_id} is over.")
+        return found.thread_id, found.agent_name
+
+
+def of_thread(drafts: Sequence[Draft], thread_id: str, agent_name: str) -> list[Draft]:
+    """What a run says of its session is said of its thread, where it is a sub-agent's."""
+    stopped = any(isinstance(draft.payload, RunFailed | RunCancelled | RunTerminated) for draft in drafts)
+
+    def said(payload: EventPayload) -> EventPayload:
+        match payload:
+            case SessionRunning():
+                return ThreadRunning(session_thread_id=thread_id, agent_name=agent_name)
+            case SessionRescheduled():
+                return ThreadRescheduled(session_thread_id=thread_id, agent_name=agent_name)
+            case SessionIdle() if stopped:
+                return ThreadTerminated(session_thread_id=thread_id, agent_name=agent_name)
+            case SessionIdle(stop_reason=reason):
+                return ThreadIdle(session_thread_id=thread_id, agent_name=agent_name, stop_reason=reason)
+            case _:
+                return payload
+
+    return [replace(draft, payload=said(draft.payload)) for draft in drafts]
 
 
 _INSERT = insert(EventRow)
@@ -157,7 +202,7 @@ def _changing_session(shape: Shape) -> Update:
 
 @lru_cache(maxsize=500)
 def _changing_run(shape: Shape, retried: bool) -> Update:
-    statement = updating(RunRow, shape)
+    statement = updating(RunRow, shape).returning(col(RunRow.thread_id), col(RunRow.agent_name))
     return statement if retried else statement.where(unfinished())
 
 
@@ -172,6 +217,7 @@ def as_event(row: Any) -> Event:
         processed_at=row.processed_at,
         payload=payloads.validate_python(row.payload),
         private=row.private,
+        thread_id=row.thread_id,
     )
 
 
@@ -187,8 +233,12 @@ async def read(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
     descending: bool = False,
+    primary: Collection[str] | None = None,
 ) -> list[Event]:
-    """A page of a session's log: `after < seq < before`, in `seq` order."""
+    """A page of a session's log: `after < seq < before`, in `seq` order.
+
+    `primary`: only what is on the primary thread, and of the others these types.
+    """
     wanted: dict[str, Any] = {
         "session_id": session_id,
         "after": after,
@@ -197,6 +247,7 @@ async def read(
         "created_after": created_after,
         "created_before": created_before,
         "limit": limit,
+        "primary": None if primary is None else sorted(primary),
     }
     if types is not None:
         names = list(dict.fromkeys(types))
@@ -217,6 +268,7 @@ def _reading(given: tuple[str, ...], descending: bool) -> Executable:
         "run_id": col(EventRow.run_id) == bindparam("run_id"),
         "created_after": created_at > bindparam("created_after"),
         "created_before": created_at < bindparam("created_before"),
+        "primary": col(EventRow.thread_id).is_(None) | type.in_(bindparam("primary", expanding=True)),
         "types": type.in_(bindparam("types", expanding=True)),
     }
     wanted = [conditions[name] for name in given if name in conditions]

@@ -1,15 +1,17 @@
 """Runs: rows, and the two ends of a run's life in its session."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, literal, or_, select, text, update
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
+from domain.multiagent import run_of_thread
 from domain.runs import FINISHED, RunStatus
 from storage.database import Connection
 from storage.rows import Page, fetch, fetch_one, owned, page
@@ -21,6 +23,9 @@ class RunFilter:
     status: Sequence[RunStatus] = ()
     agent_id: str | None = None
     session_id: str | None = None
+    parent_run_id: str | None = None
+    subagents: bool = False
+    """Only runs of sub-agents."""
     created_after: datetime | None = None
     created_before: datetime | None = None
 
@@ -43,6 +48,7 @@ class Standing(NamedTuple):
     agent_id: str
     agent_version: int
     model: str
+    thread_id: str | None
 
 
 class Place(NamedTuple):
@@ -51,7 +57,9 @@ class Place(NamedTuple):
     workspace_id: str
     session_id: str
     run_id: str
+    thread_id: str | None
     kind: str
+    """Of the session's active run: a sub-agent is watched as much as the run that it works for."""
     permissions: Mapping[str, str]
 
 
@@ -107,6 +115,10 @@ class Runs:
             statement = statement.where(col(RunRow.agent_id) == owned(AgentRow, wanted.agent_id, workspace_id))
         if wanted.session_id is not None:
             statement = statement.where(col(RunRow.session_id) == owned(SessionRow, wanted.session_id, workspace_id))
+        if wanted.parent_run_id is not None:
+            statement = statement.where(col(RunRow.parent_run_id) == wanted.parent_run_id)
+        if wanted.subagents:
+            statement = statement.where(col(RunRow.thread_id).is_not(None))
         if wanted.agent_id is None and wanted.session_id is None:
             statement = statement.where(col(RunRow.workspace_id) == workspace_id)
         if wanted.created_after is not None:
@@ -132,7 +144,7 @@ class Runs:
     async def newest_in(self, session_id: str) -> str | None:
         statement = (
             select(col(RunRow.id))
-            .where(col(RunRow.session_id) == session_id)
+            .where(col(RunRow.session_id) == session_id, col(RunRow.thread_id).is_(None))
             .order_by(col(RunRow.created_at).desc(), col(RunRow.id).desc())
             .limit(1)
         )
@@ -146,6 +158,7 @@ class Runs:
             .where(
                 col(RunRow.session_id) == session_id,
                 col(RunRow.status) == RunStatus.QUEUED,
+                col(RunRow.thread_id).is_(None),
                 or_(active.is_(None), col(RunRow.id) != active),
             )
             .order_by(col(RunRow.created_at), col(RunRow.id))
@@ -160,6 +173,7 @@ class Runs:
             .where(
                 col(RunRow.session_id).in_(session_ids),
                 col(RunRow.status) == RunStatus.QUEUED,
+                col(RunRow.thread_id).is_(None),
                 or_(col(SessionRow.active_run_id).is_(None), col(RunRow.id) != col(SessionRow.active_run_id)),
             )
             .group_by(col(RunRow.session_id))
@@ -170,7 +184,11 @@ class Runs:
         """The turns that wait for the active one, the last first."""
         active = select(col(SessionRow.active_run_id)).where(col(SessionRow.id) == session_id).scalar_subquery()
         mine = (col(RunRow.session_id) == session_id, col(RunRow.status) == RunStatus.QUEUED, col(RunRow.id) != active)
-        statement = select(col(RunRow.id)).where(*mine).order_by(col(RunRow.created_at).desc(), col(RunRow.id).desc())
+        statement = (
+            select(col(RunRow.id))
+            .where(*mine, col(RunRow.thread_id).is_(None))
+            .order_by(col(RunRow.created_at).desc(), col(RunRow.id).desc())
+        )
         return list((await self._connection.execute(statement)).scalars())
 
     async def activate(self, session_id: str, run_id: str) -> bool:
@@ -244,7 +262,7 @@ class Runs:
             and_(col(RunRow.resume_requested_at) < before, col(RunRow.paused_at).is_not(None)),
         )
         active = _its_session(col(SessionRow.active_run_id) == col(RunRow.id))
-        statement = select(RunRow).where(text(ASKED), or_(*pending), active)
+        statement = select(RunRow).where(text(ASKED), or_(*pending), or_(active, col(RunRow.parent_run_id).is_not(None)))
         return await self._touched_page(statement, after, limit)
 
     async def _touched_page(self, statement: Select[Any], after: RunRow | None, limit: int) -> list[RunRow]:
@@ -279,11 +297,44 @@ class Runs:
             .where(
                 col(RunRow.status) == RunStatus.QUEUED,
                 col(RunRow.touched_at) < before,
+                col(RunRow.thread_id).is_(None),
                 _its_session(col(SessionRow.active_run_id).is_(None)),
             )
             .limit(limit)
         )
         return list(dict.fromkeys((await self._connection.execute(statement)).scalars()))
+
+    async def on_thread(self, session_id: str, thread_id: str) -> RunRow:
+        """The run of a sub-agent's thread. Raises NotFound, also for a thread of another session."""
+        mine = (col(RunRow.id) == run_of_thread(thread_id), col(RunRow.session_id) == session_id)
+        statement = select(RunRow).where(*mine, col(RunRow.thread_id) == thread_id)
+        found = await fetch_one(self._connection, RunRow, statement)
+        if found is None:
+            raise NotFound(f"No thread {thread_id}.")
+        return found
+
+    async def on_primary(self, run_ids: Iterable[str | None]) -> set[str]:
+        """Those of the runs that are on their session's primary thread."""
+        mine = (col(RunRow.id).in_({id for id in run_ids if id is not None}), col(RunRow.thread_id).is_(None))
+        return set((await self._connection.execute(select(col(RunRow.id)).where(*mine))).scalars())
+
+    async def below(self, run_id: str) -> list[RunRow]:
+        """The sub-agents that a run and its sub-agents have started and that are not over, the deepest last."""
+        tree = select(col(RunRow.id), literal(1).label("depth")).where(col(RunRow.parent_run_id) == run_id).cte(recursive=True)
+        deeper = select(col(RunRow.id), tree.c.depth + 1).where(col(RunRow.parent_run_id) == tree.c.id)
+        tree = tree.union_all(deeper)
+        statement = select(RunRow).join(tree, tree.c.id == col(RunRow.id)).where(unfinished())
+        return await fetch(self._connection, RunRow, statement.order_by(tree.c.depth, col(RunRow.id)))
+
+    async def used_by(self, run_id: str) -> tuple[int, int]:
+        """Output tokens and billionths of a dollar of a run and of all sub-agents below it."""
+        tree = select(col(RunRow.id)).where(col(RunRow.id) == run_id).cte(recursive=True)
+        tree = tree.union_all(select(col(RunRow.id)).where(col(RunRow.parent_run_id) == tree.c.id))
+        tokens = func.sum(col(RunRow.output_tokens)).label("tokens")
+        cost = func.sum(func.coalesce(col(RunRow.cost_nano_usd), 0)).label("cost")
+        found = await self._connection.execute(select(tokens, cost).join(tree, tree.c.id == col(RunRow.id)))
+        used = found.mappings().one()
+        return int(used["tokens"] or 0), int(used["cost"] or 0)
 
     async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
         """Those of the runs that our rows do not show as finished."""
@@ -297,11 +348,20 @@ def _its_session(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 _FINISHED = [status.value for status in FINISHED]
+_ROOT = aliased(RunRow)
 _PLACE = (
-    select(col(RunRow.workspace_id), col(RunRow.session_id), col(RunRow.id), col(RunRow.kind), col(SessionRow.permissions))
+    select(
+        col(RunRow.workspace_id),
+        col(RunRow.session_id),
+        col(RunRow.id),
+        col(RunRow.thread_id),
+        func.coalesce(col(_ROOT.kind), col(RunRow.kind)),
+        col(SessionRow.permissions),
+    )
     .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
+    .outerjoin(_ROOT, col(_ROOT.id) == col(SessionRow.active_run_id))
     .where(col(RunRow.id) == bindparam("run_id"))
 )
-_STANDING = select(col(RunRow.status), col(RunRow.agent_id), col(RunRow.agent_version), col(RunRow.model)).where(
-    col(RunRow.id) == bindparam("run_id")
-)
+_STANDING = select(
+    col(RunRow.status), col(RunRow.agent_id), col(RunRow.agent_version), col(RunRow.model), col(RunRow.thread_id)
+).where(col(RunRow.id) == bindparam("run_id"))

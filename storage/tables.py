@@ -69,6 +69,7 @@ _LISTED = column("inline").is_(False)
 _OPEN = column("archived_at").is_(None)
 _ACTIVE = column("active_run_id").is_not(None)
 _PENDING = column("processed_at").is_(None)
+_SUBAGENT = column("parent_run_id").is_not(None)
 
 
 class WorkspaceRow(SQLModel, table=True):
@@ -183,6 +184,8 @@ class EventRow(SQLModel, table=True):
     seq: int = Field(sa_column=Column(BigInteger(), primary_key=True, autoincrement=False))
     id: str = Field(unique=True)
     run_id: str | None = None
+    thread_id: str | None = None
+    """None: the session's primary thread."""
     type: str
     append_key: str | None = None
     """Names the append that wrote it, so that an activity that runs again finds what it wrote."""
@@ -211,6 +214,7 @@ class RunRow(UsageColumns, table=True):
         Index("ix_runs_session_id_created_at", "session_id", "created_at", "id"),
         Index("ix_runs_session_id_status", "session_id", "status", "created_at", "id"),
         Index("ix_runs_status_touched_at", "status", "touched_at"),
+        _partial("ix_runs_parent_run_id", "parent_run_id", "created_at", "id", where=_SUBAGENT),
         Index("ix_runs_asked", "touched_at", "id", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )
 
@@ -232,6 +236,10 @@ class RunRow(UsageColumns, table=True):
     step_count: int = 0
     attempt: int = 1
     parent_run_id: str | None = None
+    thread_id: str | None = None
+    """A sub-agent's thread. None: a turn or a task, which is on its session's primary thread."""
+    depth_left: int | None = None
+    """Of a sub-agent: levels of delegation that may be below it."""
     created_at: datetime = _time()
     started_at: datetime | None = _time(nullable=True)
     finished_at: datetime | None = _time(nullable=True)
@@ -271,6 +279,7 @@ class ApprovalRow(SQLModel, table=True):
     workspace_id: str = Field(foreign_key="workspaces.id")
     session_id: str = Field(foreign_key="sessions.id")
     run_id: str = Field(foreign_key="runs.id")
+    thread_id: str | None = None
     tool_use_id: str = Field(unique=True)
     tool_name: str
     input: dict[str, JsonValue] = _json()

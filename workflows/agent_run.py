@@ -6,8 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError
 from temporalio.exceptions import CancelledError as ActivityCancelled
 from temporalio.exceptions import TimeoutError as ActivityTimedOut
 
@@ -23,15 +22,17 @@ from domain.commands import (
     InputSignal,
     PauseInput,
     PauseSignal,
+    ResumeInput,
     RunResult,
     RunStart,
     RunState,
+    Spent,
     ToolRef,
-    Tries,
 )
 from domain.runs import StopType
 from domain.usage import NANO
-from workflows import attributes, options
+from workflows import attributes, endings, options
+from workflows.subagents import Subagents
 from workflows.tool_calls import ToolCalls
 
 INTERRUPTED = CompleteResult(stop="interrupted")
@@ -51,7 +52,10 @@ class AgentRun:
         self._resumed = start.resumed
         self._pauses = 0
         self._inputs_recorded = 0
-        self._tools = ToolCalls(start, lambda: self._cancelled or self._expired, self._show_waiting)
+        self._subagents = Subagents(
+            lambda: self._start, self._stopped, lambda: self._pause, lambda: (self._progress, self._allowance)
+        )
+        self._tools = ToolCalls(start, self._stopped, self._show_waiting, self._subagents)
         self._inputs_seen: set[str] = set()
         self._status = "running"
         self._doing = "starting"
@@ -108,6 +112,11 @@ class AgentRun:
         """Decide on a tool call that waits for approval; by hand, without an argument, the one that waits longest."""
         self._tools.decide(signal or ApproveSignal())
 
+    @workflow.signal
+    def spent(self, report: Spent) -> None:
+        """A sub-agent says what it has used."""
+        self._subagents.spent(report)
+
     @workflow.query
     def state(self) -> RunState:
         return RunState(
@@ -130,7 +139,7 @@ class AgentRun:
             if expiry is not None:
                 expiry.cancel()
         if finished.next_run is not None:
-            await self._start_next(finished.next_run)
+            await endings.start_next(finished.next_run)
         return RunResult(status=outcome.status, stop_reason=outcome.stop_type)
 
     async def _steps(self) -> FinishInput:
@@ -143,10 +152,10 @@ class AgentRun:
             except ActivityError as error:
                 if self._cancelled and workflow.patched("2026-11-21-cancelled-and-failed"):
                     continue
-                return self._failure(error)
+                return endings.failure(self._start, error, reason=self._cancel_reason, lost=self._left_open)
             if step.handed_back is not None:
                 if step.handed_back.handed_back >= options.MODEL_HANDED_BACK:
-                    return self._lost(step.handed_back)
+                    return endings.handed_back(self._start, step.handed_back, reason=self._cancel_reason, lost=self._left_open)
             elif step.stop == "interrupted":
                 await self._why_interrupted()
             elif step.stop == "tool_use":
@@ -256,6 +265,7 @@ class AgentRun:
                 "cost_nano_usd": self._progress.cost_nano_usd + result.cost_nano_usd,
             }
         )
+        await self._subagents.report(self._progress)
         return result
 
     async def _why_interrupted(self) -> None:
@@ -267,12 +277,40 @@ class AgentRun:
 
     async def _call_tools(self, tools: tuple[ToolRef, ...]) -> None:
         self._tell("tools: " + ", ".join(tool.name for tool in tools))
-        await self._tools.make(tuple(tool for tool in tools if tool.waits_for is None))
+        now = tuple(tool for tool in tools if tool.waits_for is None)
+        if any(tool.wait == "subagent" for tool in tools):
+            await self._delegate(now)
+        else:
+            await self._tools.make(now)
         if self._tools.timed_out:
             self._cancelled, self._cancel_reason = True, "An approval was not given in time."
         for tool in tools:
             if tool.waits_for is not None:
                 await self._wait_for_input(tool)
+
+    async def _delegate(self, tools: tuple[ToolRef, ...]) -> None:
+        """The same with sub-agents. Where nothing else is under way, the run is paused with them."""
+        making = asyncio.create_task(self._tools.make(tools))
+        while True:
+            await workflow.wait_condition(
+                lambda: making.done() or bool(self._pause and self._tools.only_delegating and not self._stopped())
+            )
+            if making.done():
+                break
+            await self._stay_paused(None)
+            if not self._stopped():
+                await workflow.execute_activity_method(
+                    RecordActivities.resume,
+                    ResumeInput(
+                        run_id=self._start.run_id,
+                        session_id=self._start.session_id,
+                        key=f"{self._call_key()}/resume{self._pauses}",
+                    ),
+                    **options.record("resume"),
+                )
+                self._resumed = False
+        self._progress = self._subagents.take_total(self._progress)
+        await making
 
     async def _wait_for_input(self, tool: ToolRef) -> None:
         self._show("waiting", "waiting for input")
@@ -311,18 +349,6 @@ class AgentRun:
         self._tell(f"finishing: {outcome.status}")
         return await workflow.execute_activity_method(RecordActivities.finish, outcome, **options.record(outcome.status))
 
-    async def _start_next(self, following: RunStart) -> None:
-        with contextlib.suppress(WorkflowAlreadyStartedError):  # the sweeper was faster
-            await workflow.start_child_workflow(
-                AgentRun.run,
-                following,
-                id=following.run_id,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                search_attributes=attributes.of(following),
-                static_summary=f"{following.agent} on {following.model}",
-            )
-
     def _watch_the_clock(self) -> "asyncio.Task[None] | None":
         seconds = self._start.limits.max_seconds
         if seconds is None:
@@ -338,6 +364,9 @@ class AgentRun:
 
         return asyncio.create_task(expire())
 
+    def _stopped(self) -> bool:
+        return self._cancelled or self._expired
+
     def _stop_in_flight(self) -> None:
         self._stopping = True
         for handle in (*self._in_flight, *self._tools.in_flight):
@@ -345,34 +374,8 @@ class AgentRun:
             # raises a bare CancelledError, which would end the workflow without settling the run.
             asyncio.get_running_loop().call_soon(handle.cancel)
 
-    def _failure(self, error: ActivityError) -> FinishInput:
-        cause = error.cause
-        code, message, stop = "internal", "The model call did not come back.", "retries_exhausted"
-        retryable = True
-        if isinstance(cause, ApplicationError):
-            code, message, retryable = cause.type or code, cause.message, not cause.non_retryable
-            stop = "error" if cause.non_retryable else "retries_exhausted"
-        return self._outcome("failed", stop, code=code, message=message, retryable=retryable)
-
-    def _lost(self, tries: Tries) -> FinishInput:
-        message = f"The model call was handed back {tries.handed_back} times by workers that shut down."
-        return self._outcome("failed", "retries_exhausted", code="worker_lost", message=message, retryable=True)
-
-    def _outcome(
-        self, status: Any, stop: Any, *, code: str | None = None, message: str | None = None, retryable: bool = False
-    ) -> FinishInput:
-        return FinishInput(
-            run_id=self._start.run_id,
-            session_id=self._start.session_id,
-            attempt=self._start.attempt,
-            status=status,
-            stop_type=stop,
-            error_code=code,
-            error_message=message,
-            retryable=retryable,
-            reason=self._cancel_reason,
-            lost=self._left_open,
-        )
+    def _outcome(self, status: Any, stop: Any) -> FinishInput:
+        return endings.outcome(self._start, status, stop, reason=self._cancel_reason, lost=self._left_open)
 
     def _call_key(self) -> str:
         return f"{self._start.run_id}.{self._start.attempt}/{self._progress.calls}"

@@ -25,6 +25,7 @@ from domain.commands import (
     WakeInput,
 )
 from workflows import options
+from workflows.subagents import Subagents
 
 Condition = Callable[[], bool]
 
@@ -35,10 +36,11 @@ class ToolCalls:
     `stopped`: nothing is waited for any more. `show` is told what the run waits for, or None.
     """
 
-    def __init__(self, start: RunStart, stopped: Condition, show: Callable[[str | None], None]) -> None:
+    def __init__(self, start: RunStart, stopped: Condition, show: Callable[[str | None], None], subagents: Subagents) -> None:
         self._start = start
         self._stopped = stopped
         self._show = show
+        self._subagents = subagents
         self.in_flight: list[workflow.ActivityHandle[Any]] = []
         self.inputs: list[InputSignal] = []
         """Those that no tool use has taken yet."""
@@ -73,13 +75,27 @@ class ToolCalls:
             verdict = Verdict(approval_id=approval_id, decision=signal.decision, reason=signal.reason)
             self._verdicts.setdefault(approval_id, verdict)
 
+    @property
+    def only_delegating(self) -> bool:
+        """Nothing is done but by sub-agents."""
+        return self._subagents.at_work > 0 and not self.in_flight and not self._waiting
+
     async def make(self, tools: tuple[ToolRef, ...]) -> None:
         """Carry out all of them. Returns when every one has its result, or at once when the run is stopped.
 
         A tool's failure is in the log for the model to read; what an activity raises here is a cancellation.
         """
         at_once = [asyncio.create_task(self._call(tool)) for tool in tools if tool.gate is None and tool.wait is None]
-        later = [asyncio.create_task(self._later(tool)) for tool in tools if tool.gate is not None or tool.wait is not None]
+        at_once += [
+            asyncio.create_task(self._subagents.delegate(tool, None))
+            for tool in tools
+            if tool.gate is None and tool.wait == "subagent"
+        ]
+        later = [
+            asyncio.create_task(self._later(tool))
+            for tool in tools
+            if tool.gate is not None or tool.wait not in (None, "subagent")
+        ]
         await asyncio.gather(*at_once, return_exceptions=True)
         if at_once and self._waiting:
             # Only now that nothing runs any more is the session idle.
@@ -100,6 +116,8 @@ class ToolCalls:
                 return
         if tool.wait is None:
             await self._call(tool, verdict)
+        elif tool.wait == "subagent":
+            await self._subagents.delegate(tool, verdict)
         else:
             await self._wait(tool, tool.wait)
 

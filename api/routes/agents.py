@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from api.auth import AgentsRead, AgentsWrite
 from api.errors import PROBLEMS
 from api.pages import CreatedAt, Cursor, Limit, List, Order, listed, seq_cursor, seq_of
+from api.services.rosters import pinned
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
 from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, Limits, ModelConfig
 from domain.mcp import McpServer
+from domain.multiagent import Multiagent
 from storage.agents import Agents
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=TransactionalRoute, responses=PROBLEMS)
@@ -26,10 +28,9 @@ class AgentCreate(AgentConfig):
     """`model` is `provider:name` or an object with that `id`; a tool is its name or a toolset."""
 
     skills: tuple[()] = ()
-    multiagent: None = None
 
     def config(self) -> AgentConfig:
-        return AgentConfig.model_validate(self.model_dump(exclude={"skills", "multiagent"}))
+        return AgentConfig.model_validate(self.model_dump(exclude={"skills"}))
 
 
 class AgentUpdate(BaseModel):
@@ -48,7 +49,7 @@ class AgentUpdate(BaseModel):
     metadata: dict[str, str | None] | None = None
     mcp_servers: Annotated[tuple[McpServer, ...], Field(max_length=20)] | None = None
     skills: tuple[()] | None = None
-    multiagent: None = None
+    multiagent: Multiagent | None = None
 
 
 class Rollback(BaseModel):
@@ -64,7 +65,8 @@ async def create_agent(
     """Store an agent, as version 1."""
     config = body.config()
     await service.catalog.check(config)
-    agent = await Agents(unit.connection, caller.workspace_id).create(config)
+    agents = Agents(unit.connection, caller.workspace_id)
+    agent = await agents.create(await pinned(agents, config))
     response.headers["Location"] = f"/v1/agents/{agent.id}"
     return Agent.of(agent)
 
@@ -111,6 +113,8 @@ async def update_agent(agent_id: str, body: AgentUpdate, caller: AgentsWrite, un
     newest = await agents.get(agent_id, lock=True)
     config = _merged(newest.config, body)
     await service.catalog.check(config)
+    if body.multiagent is not None:
+        config = await pinned(agents, config, newest)
     return Agent.of(await agents.update(agent_id, body.version or newest.version, config))
 
 
@@ -160,5 +164,8 @@ def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
         raise RequestValidationError(faults, body=merged) from error
 
 
-_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits", "approvals"}
-_CLEARED: dict[str, Any] = {"description": None, "system": None, "tools": (), "mcp_servers": (), "approvals": None}
+_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits", "approvals", "multiagent"}
+_CLEARED: dict[str, Any] = {
+    **dict.fromkeys(("description", "system", "approvals", "multiagent")),
+    **dict.fromkeys(("tools", "mcp_servers"), ()),
+}

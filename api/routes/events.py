@@ -28,6 +28,7 @@ from domain.events import (
     UserCustomToolResult,
     UserMessage,
 )
+from domain.sdk_events import CROSS_POSTED
 from storage.journal import read
 from storage.sessions import Sessions
 
@@ -148,7 +149,8 @@ async def list_events(
     types: Types = None,
     types_brackets: Annotated[list[str] | None, Query(alias="types[]", include_in_schema=False)] = None,
 ) -> List[dict[str, Any]]:
-    """The session's log."""
+    """The session's log, with what sub-agents do on their threads (`session_thread_id`). Callers with `anthropic-beta` get the
+    primary thread, and the states of the others."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     wanted = types if types is not None else types_brackets
     if is_sdk(request):
@@ -165,6 +167,7 @@ async def list_events(
         created_after=created.after,
         created_before=created.before,
         descending=descending,
+        primary=CROSS_POSTED if is_sdk(request) else None,
     )
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
     return listed([event.wire() for event in events[:limit]], following)
@@ -174,11 +177,11 @@ async def list_events(
 async def list_items(
     session_id: str, caller: SessionsRead, unit: UnitOfWork, limit: EventLimit = 100, page: Cursor = None
 ) -> List[dict[str, Any]]:
-    """The transcript folded for reading: messages, reasoning, and tool uses with their results, in order."""
+    """The primary thread's transcript folded for reading: messages, reasoning, and tool uses with their results, in order."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     after = 0 if page is None else seq_of(page)
     types = ("user.message", "agent.message", "agent.thinking", *USES)
-    events = await read(unit.connection, session_id, after=after, types=types, limit=limit + 1)
+    events = await read(unit.connection, session_id, after=after, types=types, primary=(), limit=limit + 1)
     shown = events[:limit]
     results = await _results(unit, session_id, shown)
     following = seq_cursor(shown[-1].seq) if len(events) > limit else None

@@ -12,6 +12,7 @@ from api.auth import SessionsRead, SessionsWrite
 from api.content import Content, content_of
 from api.errors import PROBLEMS
 from api.pages import CreatedAt, Cursor, Limit, List, Order, listed
+from api.services.rosters import pinned
 from api.services.runs import NewRun
 from api.state import TheService
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
@@ -76,7 +77,7 @@ async def choose_agent(unit: Unit, service: TheService, choice: str | AgentPin |
     if isinstance(choice, AgentPin):
         return await agents.resolve(choice.id, choice.version)
     await service.catalog.check(choice)
-    return await agents.create(choice, inline=True)
+    return await agents.create(await pinned(agents, choice), inline=True)
 
 
 async def mounted_files(unit: Unit, wanted: Sequence[FileResource], beside: Sequence[str] = ()) -> list[MountedFile]:

@@ -10,12 +10,13 @@ from sse_starlette import EventSourceResponse
 from api.auth import RunsRead, SessionsRead, authenticate
 from api.errors import PROBLEMS
 from api.routes.events import Types
-from api.sse import RunEnd, start_of, stream, viewer
+from api.sse import RunEnd, is_sdk, start_of, stream, viewer
 from api.state import Service, TheService
 from api.tail import Viewer
 from api.wire import run_of
 from domain.events import RUN_OVER_TYPES
 from domain.keys import Principal
+from domain.multiagent import thread_of
 from domain.runs import Run, RunStatus
 from storage.journal import last_of_type
 from storage.runs import Runs
@@ -51,7 +52,31 @@ async def stream_session(
     async with service.database.read() as connection:
         last_seq = (await Sessions(connection, caller.workspace_id).get(session_id)).last_seq
     start = start_of(request, after, last_seq, default=last_seq)
-    wanted = viewer(request, start, run_id=None, types=types, deltas=deltas if deltas is not None else deltas_plain)
+    shown = deltas if deltas is not None else deltas_plain
+    wanted = viewer(request, start, run_id=None, types=types, deltas=shown, primary=is_sdk(request))
+    return stream(request, service.tails, session_id, wanted, last_seq)
+
+
+@router.get("/v1/sessions/{session_id}/threads/{thread_id}/stream", response_class=EventSourceResponse, responses=_SSE)
+async def stream_thread(
+    request: Request,
+    session_id: str,
+    thread_id: str,
+    caller: SessionsRead,
+    service: TheService,
+    after: After = None,
+    types: Types = None,
+    deltas: Deltas = None,
+    deltas_plain: DeltasPlain = None,
+) -> EventSourceResponse:
+    """Follow one thread of a session. Begins where a session's stream does."""
+    is_primary = thread_id == thread_of(session_id)
+    async with service.database.read() as connection:
+        last_seq = (await Sessions(connection, caller.workspace_id).get(session_id)).last_seq
+        run_id = None if is_primary else (await Runs(connection).on_thread(session_id, thread_id)).id
+    start = start_of(request, after, last_seq, default=last_seq)
+    shown = deltas if deltas is not None else deltas_plain
+    wanted = viewer(request, start, run_id=run_id, types=types, deltas=shown, primary=is_primary)
     return stream(request, service.tails, session_id, wanted, last_seq)
 
 

@@ -136,7 +136,8 @@ class AnswerService:
 
 
 def approval_of(row: ApprovalRow) -> Approval:
-    return Approval.model_validate(row.model_dump(exclude={"workspace_id", "input_schema"}))
+    shown = row.model_dump(exclude={"workspace_id", "input_schema", "thread_id"})
+    return Approval.model_validate({**shown, "session_thread_id": row.thread_id})
 
 
 def _check_fit(content: Content, schema: Mapping[str, JsonValue] | None) -> None:

@@ -3,6 +3,7 @@
 from domain.agent_tools import TOOLSET_TOOLS, CustomTool, FunctionTool, HttpTool, McpToolset, Toolset
 from domain.agents import AgentConfig
 from domain.errors import Invalid, Pointer
+from domain.multiagent import DELEGATE
 from domain.secrets import Secrets
 from providers.config import CommandConfig, ScriptedConfig
 from providers.registry import Providers
@@ -46,12 +47,14 @@ class Catalog:
                     if tool.network:
                         self._check_network(f"/tools/{index}/configs")
                 case CustomTool(name=name, input_schema=schema):
-                    if self.tools.is_builtin(name):
+                    if self.tools.is_builtin(name) or name == DELEGATE:
                         raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
                     try:
                         Schema(schema)
                     except SchemaFault as error:
                         raise _fault(f"/tools/{index}/input_schema", f"This is no JSON Schema: {error.detail}") from error
+                case HttpTool(name=name) if name == DELEGATE:
+                    raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
                 case HttpTool():
                     if found := faults(tool, self.secrets, f"/tools/{index}"):
                         raise Invalid(f"{tool.name}: {found[0].detail}", *found)

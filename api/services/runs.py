@@ -1,6 +1,6 @@
 """Where a row and a workflow meet: starting runs, and commanding them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,12 +77,16 @@ class RunService:
 
     async def pause(self, unit: Unit, run_id: str, mode: Literal["step", "now"]) -> RunRow:
         row = await self._live_run(unit, run_id)
+        tree = await self._tree(unit, row)
+        for run in tree:
+            if run.paused_at is None:
+                asked = {"pause_requested_at": now(), "pause_mode": mode, "resume_requested_at": None}
+                await Runs(unit.connection).change(run.id, **asked)
         if row.paused_at is None:
-            await Runs(unit.connection).change(run_id, pause_requested_at=now(), pause_mode=mode, resume_requested_at=None)
 
             async def deliver() -> None:
                 if mode == "now":
-                    self._live.stop(run_id)
+                    self._stop_calls(tree)
                 await self._client.pause(run_id, mode)
 
             unit.deliveries.append(deliver)
@@ -90,8 +94,9 @@ class RunService:
 
     async def resume(self, unit: Unit, run_id: str) -> RunRow:
         row = await self._live_run(unit, run_id)
-        changes = {"resume_requested_at": now()} if row.paused_at else {"pause_requested_at": None, "pause_mode": None}
-        await Runs(unit.connection).change(run_id, **changes)
+        for run in await self._tree(unit, row):
+            changes = {"resume_requested_at": now()} if run.paused_at else {"pause_requested_at": None, "pause_mode": None}
+            await Runs(unit.connection).change(run.id, **changes)
         unit.deliveries.append(lambda: self._client.resume(run_id))
         return await Runs(unit.connection).get(run_id)
 
@@ -99,12 +104,14 @@ class RunService:
         row = await self._live_run(unit, run_id)
         if await self._drop_if_waiting(unit, row, RunCancelled(reason=reason)):
             return await Runs(unit.connection).get(run_id)
-        if row.cancel_requested_at is None:
-            await Runs(unit.connection).change(run_id, cancel_requested_at=now(), stop_note=reason)
-            await self._close_approvals(unit, row)
+        tree = await self._tree(unit, row)
+        for run in tree:
+            if run.cancel_requested_at is None:
+                await Runs(unit.connection).change(run.id, cancel_requested_at=now(), stop_note=reason)
+                await self._close_approvals(unit, run)
 
         async def deliver() -> None:
-            self._live.stop(run_id)
+            self._stop_calls(tree)
             await self._client.cancel(run_id)
 
         unit.deliveries.append(deliver)
@@ -114,12 +121,14 @@ class RunService:
         row = await self._live_run(unit, run_id)
         if await self._drop_if_waiting(unit, row, RunTerminated(reason=reason)):
             return await Runs(unit.connection).get(run_id)
-        await Runs(unit.connection).change(run_id, terminate_requested_at=now(), stop_note=reason)
-        await self._close_approvals(unit, row)
+        tree = await self._tree(unit, row)
+        for run in tree:
+            await Runs(unit.connection).change(run.id, terminate_requested_at=now(), stop_note=reason)
+            await self._close_approvals(unit, run)
 
         async def deliver() -> None:
             await self._client.terminate(run_id, reason)
-            self._live.stop(run_id)
+            self._stop_calls(tree)
 
         unit.deliveries.append(deliver)
         return await Runs(unit.connection).get(run_id)
@@ -130,6 +139,8 @@ class RunService:
         row = await runs.get(run_id, unit.caller.workspace_id, lock=True)
         if row.status not in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TERMINATED):
             raise Conflict(f"Run {run_id} is {row.status}: only a run that failed or was stopped can be retried.")
+        if row.thread_id is not None:
+            raise Conflict(f"Run {run_id} is a sub-agent's: run {row.parent_run_id} has its outcome, and may delegate again.")
         if await runs.newest_in(row.session_id) != run_id:
             raise Conflict(f"The session has gone on after run {run_id}: send the message again instead.")
         fresh = {
@@ -160,6 +171,14 @@ class RunService:
             raise RunFinished(f"Run {run_id} is {row.status}.")
         return row
 
+    async def _tree(self, unit: Unit, row: RunRow) -> list[RunRow]:
+        """The run and the sub-agents below it."""
+        return [row, *await Runs(unit.connection).below(row.id)]
+
+    def _stop_calls(self, runs: Sequence[RunRow]) -> None:
+        for run in runs:
+            self._live.stop(run.id)
+
     async def archive(self, unit: Unit, session_id: str) -> None:
         """Take no more messages. A turn that only waits is cancelled, with those behind it. Raises Conflict while one works."""
         sessions = Sessions(unit.connection, unit.caller.workspace_id)
@@ -184,7 +203,7 @@ class RunService:
     async def _drop_if_waiting(self, unit: Unit, row: RunRow, payload: RunCancelled | RunTerminated) -> bool:
         """End a turn that still waits behind another: no workflow knows of it."""
         session = await Sessions(unit.connection, unit.caller.workspace_id).get(row.session_id)
-        if row.status != RunStatus.QUEUED or session.active_run_id == row.id:
+        if row.status != RunStatus.QUEUED or session.active_run_id == row.id or row.thread_id is not None:
             return False
         await unit.journal.append(row.session_id, row.id, [Draft(payload)])
         return True

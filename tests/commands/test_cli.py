@@ -261,3 +261,24 @@ def _on_terminal(url: str, key: str, folder: Path, argv: list[str], *, interrupt
         os.close(master)
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.replace("\r", "\n"))
     return code, "\n".join(line for line in plain.split("\n") if line.strip() and not re.match(r"[⠀-⣿] ", line))
+
+
+def test_the_example_of_sub_agents_is_applied_in_order_and_runs(perdure: Perdure, workspace: Workspace) -> None:
+    folder = ROOT / "examples" / "agents"
+
+    applied = perdure("agents", "apply", "-f", str(folder / "research.yaml")).out.splitlines()
+    assert [line.split()[0] for line in applied] == ["deep-research", "quick-lookup", "synthesis", "research"]
+    assert all(line.endswith(" created") for line in applied)
+    again = perdure("agents", "apply", "-f", str(folder / "research.yaml")).out.splitlines()
+    assert all(line.endswith(" unchanged") for line in again)
+
+    ended = perdure("run", "--agent", "research", (folder / "research.script.json").read_text())
+
+    assert "in the Bay of Fundy they reach 16 metres" in ended.out
+    (run,) = workspace.get("/v1/runs", status="completed", agent_id=applied[-1].split()[1])["data"]
+    below = workspace.get("/v1/runs", parent_run_id=run["id"])["data"]
+    assert {row["agent"]["name"]: row["status"] for row in below} == {
+        "deep-research": "completed",
+        "quick-lookup": "completed",
+        "synthesis": "completed",
+    }

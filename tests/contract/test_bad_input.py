@@ -270,6 +270,7 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_proper
     row = run.wait()
     key = workspace.get("/v1/api_keys")["data"][0]["id"]
     ids = {"run_id": run.id, "session_id": row["session_id"], "agent_id": row["agent"]["id"], "key_id": key, "version": "1"}
+    ids["thread_id"] = workspace.get(f"/v1/sessions/{row['session_id']}/threads")["data"][0]["id"]
     ids["file_id"] = workspace.http.post("/v1/files", files={"file": ("a", b"mine")}).json()["id"]
     published = {"tools": [{"name": "publish_artifact", "input": {"path": "a"}}]}
     resources = [{"type": "file", "file_id": ids["file_id"], "mount_path": "a"}]
@@ -367,7 +368,7 @@ def operations(workspace: Workspace) -> list[tuple[str, str]]:
 def fill(path: str, ids: dict[str, str]) -> str:
     """The path with those ids; with ones that name nothing where there is none. A new kind of id fails here."""
     names = {"run_id": "run_x", "session_id": "sesn_x", "agent_id": "agent_x", "key_id": "key_x", "approval_id": "appr_x"}
-    known = {**names, "version": "1", "file_id": "file_x", "artifact_id": "artf_x", **ids}
+    known = {**names, "thread_id": "sthr_x", "version": "1", "file_id": "file_x", "artifact_id": "artf_x", **ids}
     return path.format(**known)
 
 

@@ -75,6 +75,9 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
         if "{" in operation.path:
             run = workspace.start({"text": "hello"}).wait()  # fresh each time: some operations archive and delete
             known = {"run_id": run["id"], "session_id": run["session_id"], "agent_id": run["agent"]["id"], "version": 1}
+            if "{thread_id}" in operation.path:
+                (thread,) = workspace.get(f"/v1/sessions/{run['session_id']}/threads")["data"]
+                known["thread_id"] = thread["id"]
             if "{approval_id}" in operation.path:
                 known["approval_id"] = pending_approval(workspace)
             known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}

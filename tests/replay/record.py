@@ -59,6 +59,19 @@ def _limited(workspace: Workspace) -> RunView:
     return run
 
 
+def _delegated(workspace: Workspace) -> RunView:
+    """Two sub-agents, one at a time, that are paused and go on."""
+    agent = workspace.agent(multiagent={"agents": [{"type": "self"}], "max_concurrent": 1})
+    asked = {"name": "delegate", "input": {"agent": agent["name"], "task": json.dumps({"script": [SLOW, {"text": "end"}]})}}
+    limits = {"max_output_tokens": 10_000}
+    run = workspace.start({"tools": [asked, asked]}, {"text": "end"}, agent=agent["id"], limits=limits)
+    run.until(lambda row: "session.thread_created" in run.types())
+    run.command("pause", {"mode": "now"})
+    run.until(lambda row: row["status"] == "paused")
+    run.command("resume")
+    return run
+
+
 KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "steps": _steps,
     "paused": _paused,
@@ -66,6 +79,7 @@ KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "asked": _asked,
     "failed": _failed,
     "limited": _limited,
+    "delegated": _delegated,
 }
 
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from api import sse
-from domain.events import SDK_TYPES
+from domain.sdk_events import SDK_TYPES
 from tests.service import Frame, RunView, Workspace, is_delta, parse
 
 STREAMED_ONLY = ("event_start", "event_delta", "done")
