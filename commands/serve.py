@@ -244,7 +244,7 @@ def _data_folder(settings: Settings) -> Path:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = data / ".write-test"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process that starts now may have been faster
     except OSError as error:
         raise Invalid(f"The data folder {data} cannot be used ({error.strerror}): set PERDURE_DATA_DIR.") from error
     return data

@@ -220,6 +220,7 @@ def test_the_temporal_cli_decides_too(service: ServiceThread, workspace: Workspa
         await service.temporal.get_workflow_handle(run.id).signal("approve", argument)
 
     service.call(signal({"tool_use_id": second["tool_use_id"], "decision": "deny", "reason": "No."}))
+    run.until(lambda _: "approval.resolved" in run.types())  # so that the gates are open: without one `{}` is of none
     service.call(signal({}))
 
     assert run.wait()["status"] == "completed"

@@ -45,7 +45,8 @@ class ToolCalls:
         self.inputs: list[InputSignal] = []
         """Those that no tool use has taken yet."""
         self._answers: dict[str, InputSignal] = {}
-        self._verdicts: dict[str, Verdict] = {}
+        self._decisions: dict[str, ApproveSignal] = {}
+        """By approval or, of those sent by hand, by tool use; one may come before its gate is reached."""
         self._gates: dict[str, ToolRef] = {}
         """Open ones, in the order in which they were asked."""
         self._waiting: dict[str, str] = {}
@@ -67,13 +68,18 @@ class ToolCalls:
         return self._answers.get(tool_use_id) or self.inputs.pop(0)
 
     def decide(self, signal: ApproveSignal) -> None:
-        """The first decision on a gate counts; one that names none is of the gate that waits longest."""
-        approval_id = signal.approval_id or next(
-            (id for id, tool in self._gates.items() if signal.tool_use_id in (None, tool.id) and id not in self._verdicts), None
-        )
-        if approval_id is not None:
-            verdict = Verdict(approval_id=approval_id, decision=signal.decision, reason=signal.reason)
-            self._verdicts.setdefault(approval_id, verdict)
+        """The first decision on a gate counts. One that names nothing is of the open gate that waits longest.
+
+        Where no gate is open it is of none: kept, it would let through a call that nobody has seen yet.
+        """
+        gate = signal.approval_id or signal.tool_use_id
+        if gate is None:
+            gate = next((id for id, tool in self._gates.items() if self._decision(id, tool) is None), None)
+        if gate is not None:
+            self._decisions.setdefault(gate, signal)
+
+    def _decision(self, approval_id: str, tool: ToolRef) -> ApproveSignal | None:
+        return self._decisions.get(approval_id) or self._decisions.get(tool.id)
 
     @property
     def only_delegating(self) -> bool:
@@ -148,13 +154,15 @@ class ToolCalls:
         self._gates[gate.approval_id] = tool
         until = None if gate.on_timeout == "wait" else gate.until
         try:
-            decided = await self._until(tool, f"approval of {tool.name}", until, lambda: gate.approval_id in self._verdicts)
+            await self._until(
+                tool, f"approval of {tool.name}", until, lambda: self._decision(gate.approval_id, tool) is not None
+            )
         finally:
             del self._gates[gate.approval_id]
         if self._stopped():
             return None
-        if decided:
-            return self._verdicts[gate.approval_id]
+        if decision := self._decision(gate.approval_id, tool):
+            return Verdict(approval_id=gate.approval_id, decision=decision.decision, reason=decision.reason)
         if gate.on_timeout == "cancel_run":
             self.timed_out = True
         return Verdict(approval_id=gate.approval_id)
