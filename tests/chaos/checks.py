@@ -73,6 +73,9 @@ async def examine(ordeals: Sequence[Ordeal], caller: Caller, ledger: Ledger, tem
     posts, steps = Row("accepted POSTs that happened, once"), Row("tool uses with one result, steps with one answer")
     for ordeal in ordeals:
         rows = [await caller.get(f"/v1/runs/{run_id}") for run_id in ordeal.run_ids]
+        if ordeal.kind == "delegated":
+            below = await caller.pages(f"/v1/runs?parent_run_id={ordeal.run_ids[0]}&limit=100")
+            ends.check([row["status"] for row in below] == ["completed"] * 2, f"{ordeal.run_ids[0]} has below it: {below}")
         events = await caller.pages(f"/v1/sessions/{ordeal.session_id}/events?limit=1000")
         session = await caller.get(f"/v1/sessions/{ordeal.session_id}")
         for row in rows:
@@ -84,7 +87,7 @@ async def examine(ordeals: Sequence[Ordeal], caller: Caller, ledger: Ledger, tem
             posts.check(holds, f"{ordeal.session_id} ({ordeal.kind}): {fault}")
         for holds, fault in _steps(ordeal, events):
             steps.check(holds, f"{ordeal.session_id} ({ordeal.kind}): {fault}")
-        log = [event["id"] for event in events]
+        log = [event["id"] for event in events if event["run_id"] in ordeal.run_ids]  # a sub-agent's has a run of its own
         for viewer in ordeal.viewers:
             story = viewer.story
             told = [str(event["id"]) for event in story.durable]
@@ -94,7 +97,7 @@ async def examine(ordeals: Sequence[Ordeal], caller: Caller, ledger: Ledger, tem
     for ordeal in ordeals:
         for holds, fault in await _decided(ordeal, caller, ledger):
             decided.check(holds, f"{ordeal.session_id}: {fault}")
-    known = await caller.pages("/v1/runs?limit=100")
+    known = [row for row in await caller.pages("/v1/runs?limit=100") if row["kind"] != "subagent"]
     accepted = {run_id for ordeal in ordeals for run_id in ordeal.run_ids}
     posts.check({row["id"] for row in known} == accepted, f"{len(known)} runs exist, {len(accepted)} were accepted")
     answers = Row("answers with 5xx other than 503")
@@ -134,7 +137,8 @@ def _steps(ordeal: Ordeal, events: Objects) -> Iterator[tuple[bool, str]]:
             # A cancelled run may end between a tool use and its result.
             yield count == 1 or (count == 0 and ordeal.kind == "cancelled"), f"{event['id']} has {count} results"
     if ordeal.kind != "cancelled":
-        whole = [e for e in events if e["type"] == "agent.message" and not e.get("interrupted")]
+        own = [e for e in events if e["run_id"] in ordeal.run_ids]
+        whole = [e for e in own if e["type"] == "agent.message" and not e.get("interrupted")]
         last = [e["content"][0]["text"].startswith("the end ") for e in whole]
         expected = [False, True] * TURNS if ordeal.kind == "turns" else [False] * (STEPS - 1) + [True]
         if not any(event.get("interrupted") for event in events):  # an interrupted step counts as played

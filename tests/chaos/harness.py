@@ -16,7 +16,7 @@ from temporalio.client import Client
 from tests.chaos.breaks import BREAKS
 from tests.chaos.checks import Row, examine, read_ledger
 from tests.chaos.deeds import LEDGER
-from tests.chaos.load import CUSTOM, DEEDS, KINDS, Caller, Driver, Ordeal, ordeal
+from tests.chaos.load import CUSTOM, DEEDS, HELPER, KINDS, Caller, Driver, Ordeal, ordeal
 from tests.durability.process import Fleet, Process
 
 LOAD_SHARE = 0.75
@@ -127,9 +127,13 @@ async def _agents(caller: Caller, tools: list[dict[str, Any]]) -> dict[str, str]
         "waited": {"tools": [*tools, *waits, CUSTOM]},
         "mcp": {"tools": [*tools, clock], "mcp_servers": [{"type": "stdio", "name": "clock", "server": "clock"}]},
     }
+    kinds["delegated"] = {"tools": tools, "multiagent": {"type": "coordinator"}}
     found: dict[str, str] = {}
     for kind, members in kinds.items():
-        response = await caller.post("/v1/agents", {"name": f"chaos {kind}", "model": "demo:script", **members})
+        if kind == "delegated":
+            members["multiagent"]["agents"] = [found[""]]
+        name = f"chaos {kind}" if kind else HELPER
+        response = await caller.post("/v1/agents", {"name": name, "model": "demo:script", **members})
         assert response.is_success, response.text
         found[kind] = response.json()["id"]
     return found

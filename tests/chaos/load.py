@@ -15,12 +15,16 @@ from domain.events import RUN_OVER_TYPES
 from tests.chaos.viewer import ChaosViewer
 from tests.durability.process import AUTH
 
-Kind = Literal["plain", "cancelled", "paused", "asked", "turns", "approved", "waited", "mcp"]
-KINDS: tuple[Kind, ...] = ("plain", "approved", "paused", "waited", "cancelled", "mcp", "asked", "plain", "turns", "plain")
+Kind = Literal["plain", "cancelled", "paused", "asked", "turns", "approved", "waited", "mcp", "delegated"]
+KINDS: tuple[Kind, ...] = (
+    *("plain", "approved", "paused", "waited", "cancelled"),
+    *("mcp", "delegated", "asked", "turns", "plain"),
+)
 STEPS = 5
 TURNS = 3
 OVER = frozenset({"completed", "failed", "cancelled", "terminated"})
 DEEDS = ("look", "put", "pay")
+HELPER = "chaos helper"
 CUSTOM: Mapping[str, Any] = {
     "type": "custom",
     "name": "ours",
@@ -106,6 +110,10 @@ def ordeal(kind: Kind, chance: random.Random) -> Ordeal:
         question = {"name": "ask_user", "input": {"question": "Which?", "choices": ["this", "that"]}}
         sleep = {"name": "sleep_until", "input": {"seconds": 2}}
         steps.append({"text": "waiting ", "tools": [event, question, sleep, {"name": CUSTOM["name"], "input": {}}]})
+    if kind == "delegated":
+        below = [{"text": "below ", "tools": [{"name": name, "input": {"seconds": 0.5}}]} for name in ("pay", "put")]
+        task = json.dumps({"script": [*below, {"text": "the end of it"}]})
+        steps.append({"text": "delegating ", "tools": [{"name": "delegate", "input": {"agent": HELPER, "task": task}}] * 2})
     deeds = [name for name in DEEDS if kind != "approved" or name != "pay"]
     while len(steps) < STEPS - 1:
         tools = [{"name": name, "input": {"seconds": round(chance.uniform(0.1, 1.2), 2)}} for name in deeds]
