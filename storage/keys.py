@@ -16,17 +16,19 @@ from storage.tables import ApiKeyRow, WorkspaceRow
 DEFAULT_WORKSPACE = "wrkspc_default"
 
 
+_DEFAULT_WORKSPACE = text(
+    "INSERT INTO workspaces (id, name, created_at) VALUES (:id, :name, :created_at) ON CONFLICT DO NOTHING"
+).bindparams(bindparam("created_at", type_=UtcDateTime()))
+
+
 class Keys:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def ensure_default_workspace(self) -> bool:
-        """Create the default workspace; True when it was not there before."""
-        statement = select(WorkspaceRow).where(col(WorkspaceRow.id) == DEFAULT_WORKSPACE)
-        if await fetch_one(self._connection, WorkspaceRow, statement) is not None:
-            return False
-        await add(self._connection, WorkspaceRow(id=DEFAULT_WORKSPACE, name="default", created_at=now()))
-        return True
+        """Create the default workspace; True when it was not there before. Of two processes at once, the second waits."""
+        values = {"id": DEFAULT_WORKSPACE, "name": "default", "created_at": now()}
+        return (await self._connection.execute(_DEFAULT_WORKSPACE, values)).rowcount == 1
 
     async def create_workspace(self, name: str) -> str:
         row = WorkspaceRow(id=new_id("wrkspc"), name=name, created_at=now())

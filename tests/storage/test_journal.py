@@ -127,6 +127,19 @@ async def test_the_same_key_at_once_writes_once(log: Log) -> None:
         assert len(await read(connection, log.session_id)) == 1
 
 
+async def test_of_two_that_start_at_once_one_makes_the_default_workspace(log: Log) -> None:
+    async def start() -> bool:
+        async with log.database.write() as transaction:
+            return await Keys(transaction.connection).ensure_default_workspace()
+
+    async with log.database.write() as transaction:
+        assert await Keys(transaction.connection).ensure_default_workspace()
+        second = asyncio.create_task(start())
+        await asyncio.sleep(0.2)  # until it has looked, and found none
+
+    assert await second is False
+
+
 async def test_a_failed_transaction_leaves_no_gap(log: Log) -> None:
     await log.append(said("a"))
     with pytest.raises(ZeroDivisionError):
