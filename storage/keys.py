@@ -2,7 +2,7 @@
 
 import hmac
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, text, update
 from sqlmodel import col
 
 from domain.clock import now
@@ -11,10 +11,9 @@ from domain.ids import new_id
 from domain.keys import PREFIX_CHARS, Principal, key_sha256
 from storage.database import Connection
 from storage.rows import Page, add, fetch_one, page
-from storage.tables import ApiKeyRow, WorkspaceRow
+from storage.tables import ApiKeyRow, UtcDateTime, WorkspaceRow
 
 DEFAULT_WORKSPACE = "wrkspc_default"
-
 
 _DEFAULT_WORKSPACE = text(
     "INSERT INTO workspaces (id, name, created_at) VALUES (:id, :name, :created_at) ON CONFLICT DO NOTHING"
