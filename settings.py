@@ -179,6 +179,11 @@ class Settings(BaseSettings):
         """Where the directories of sessions, uploaded files and artifacts are kept."""
         return (self.files_dir or self.data_dir / "files").resolve()
 
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """What no command of an agent may see."""
+        return self.data_dir, self.files, Path(".env")
+
     def file(self) -> ConfigFile:
         """`perdure.toml`, or its defaults. Raises Invalid with the place of each fault."""
         if not self.config.exists():

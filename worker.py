@@ -88,7 +88,7 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     mcp = McpTools(file.mcp, read, secrets, Network(file.tools.mcp_allow_hosts))
     shell = file.tools.shell
-    sandbox = Sandbox(shell.sandbox, shell.limits)
+    sandbox = Sandbox(shell.sandbox, shell.limits, settings.private)
     async with _live_bus(settings, alone) as live:
         database = Database(settings.database, live.wake)
         try:

@@ -81,6 +81,8 @@ class ToolUses:
         permission = _PERMISSIONS[self._place.permissions.get(tool.name, tool.policy)]
         if permission == "ask" and wait is not None and wait.kind != "subagent":
             permission = "allow"  # it only waits, for the person who would be asked or for nobody
+        if permission == "ask" and block.malformed is not None:
+            permission = "allow"  # nothing can be shown, and nothing is run: the model is told what is wrong with it
         private: dict[str, JsonValue] = {"timeout_seconds": tool.timeout_seconds}
         if permission == "deny":
             self._deny(self._write(block, tool, {"denied": True}, permission))

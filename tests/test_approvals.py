@@ -1,14 +1,21 @@
 """A person is asked before a tool runs, through the front door."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from activities.tool_uses import ToolUses
+from domain.agents import AgentConfig, ModelConfig
+from domain.completions import ToolUse
+from storage.runs import Place
 from tests.service import RunView, ServiceThread, Workspace
+from tools.registry import Tools, builtin_tools
 
 
 def asking(*names: str, policy: str = "always_ask") -> list[dict[str, Any]]:
@@ -143,6 +150,67 @@ def test_a_decision_is_remembered_for_the_session(workspace: Workspace) -> None:
     assert workspace.post(path, {"permissions": {"write": None}})["permissions"] == {}
 
 
+def test_a_confirmation_is_a_decision(service: ServiceThread, workspace: Workspace) -> None:
+    """With the official SDK's event, all that the approval's own route can."""
+    steps = {"tools": [write("a.txt")]}, {"tools": [write("c.txt")]}, {"text": "Done."}
+    run = workspace.start(*steps, tools=asking("write"))
+    (approval,) = pending(workspace, run)
+    path = f"/v1/sessions/{run.row['session_id']}/events"
+    confirms = {"type": "user.tool_confirmation", "tool_use_id": approval["tool_use_id"]}
+
+    def confirm(expect: int = 200, **said: Any) -> dict[str, Any]:
+        return workspace.post(path, {"events": [{**confirms, **said}]}, expect=expect)
+
+    confirm(404, tool_use_id="sevt_none", result="allow")
+    confirm(422, result="deny", input={"file_path": "b.txt", "content": "y"})
+    assert confirm(422, result="allow", input={"file_path": 3})["errors"][0]["pointer"] == "/input"
+    assert files(service, run) == []
+    confirm(result="allow", input={"file_path": "b.txt", "content": "y"}, remember=True)
+    late = confirm(409, result="deny")
+
+    assert (late["code"], late["approval"]["id"]) == ("approval_decided", approval["id"])
+    assert (late["approval"]["status"], late["approval"]["edited_input"]["file_path"]) == ("approved", "b.txt")
+    assert late["approval"]["decided_by"] in late["detail"]
+    assert run.wait()["status"] == "completed"
+    assert files(service, run) == ["b.txt", "c.txt"]
+    assert run.types().count("approval.requested") == 1
+
+
+def test_a_denial_is_remembered_too(workspace: Workspace) -> None:
+    run = workspace.start({"tools": [write("a.txt")]}, {"tools": [write("b.txt")]}, {"text": "Done."}, tools=asking("write"))
+
+    decide(workspace, pending(workspace, run)[0], decision="deny", remember=True)
+
+    assert run.wait()["status"] == "completed"
+    assert [text for text, _ in results(run)] == ["A person denied this call.", "This agent may not use that tool here."]
+
+
+def test_the_shell_and_http_tools_ask_where_nobody_said_anything(workspace: Workspace) -> None:
+    schema = {"type": "object"}
+    http = {"type": "http", "name": "tell", "description": "Tell.", "input_schema": schema, "url": "https://a.example/"}
+    asked = [{"name": "tell", "input": {}}, {"name": "bash", "input": {"command": "touch a"}}, write("a.txt")]
+    for tools in (["bash", "write", http], [{"type": "agent_toolset_20260401"}, http]):
+        run = workspace.start({"tools": asked}, {"text": "Done."}, tools=tools)
+
+        waiting = pending(workspace, run, 2)
+
+        assert {approval["tool_name"] for approval in waiting} == {"bash", "tell"}
+        for approval in waiting:
+            decide(workspace, approval, decision="deny")
+        assert run.wait()["status"] == "completed"
+
+
+def test_nobody_is_asked_about_arguments_that_are_none() -> None:
+    """What the model wrote is no JSON object: nothing could be shown that would then be run."""
+    place = Place("wrkspc_1", "sesn_1", "run_1", None, "task", {})
+    offered = Tools(builtin_tools()).offer("bash")
+    uses = ToolUses(place, AgentConfig(name="a", model=ModelConfig(id="demo:script")), {"bash": offered})
+
+    uses.take(ToolUse(id="toolu_1", name="bash", input={}, malformed='{"command": "ls'))
+
+    assert (uses.decided.rows, uses.decided.waiting, uses.decided.called) == ([], [], 1)
+
+
 def test_a_session_has_policies_of_its_own(workspace: Workspace) -> None:
     agent = workspace.agent(tools=["write", "glob"])["id"]
     session = workspace.post("/v1/sessions", {"agent": agent, "permissions": {"write": "always_ask", "glob": "always_deny"}})
@@ -176,7 +244,20 @@ def test_runs_that_nobody_watches_are_denied_after_a_day(workspace: Workspace) -
     (of_alone,), (of_turn,) = pending(workspace, alone), pending(workspace, turn)
 
     assert (of_alone["on_timeout"], of_turn["on_timeout"], of_turn["expires_at"]) == ("deny", "wait", None)
-    assert of_alone["expires_at"] > of_alone["created_at"]
+    created, expires = (datetime.fromisoformat(of_alone[name]) for name in ("created_at", "expires_at"))
+    assert expires - created == timedelta(days=1)
+
+
+def test_who_is_to_be_waited_for_is_waited_for(workspace: Workspace) -> None:
+    agent = workspace.agent(tools=asking("write"), approvals={"timeout_seconds": 1, "on_timeout": "wait"})["id"]
+    run = workspace.start({"tools": [write("a.txt")]}, {"text": "Done."}, agent=agent)
+    (approval,) = pending(workspace, run)
+    assert approval["expires_at"] is None
+
+    time.sleep(1.5)
+    decide(workspace, approval, decision="approve")
+
+    assert run.wait()["status"] == "completed"
 
 
 @pytest.mark.parametrize("stop", ["cancel", "terminate", "archive"])
@@ -198,7 +279,7 @@ def test_the_end_of_a_run_closes_its_approvals(workspace: Workspace, stop: str) 
     assert run.types().count("approval.cancelled") == 2
 
 
-def test_input_behind_an_approval_waits_its_turn(workspace: Workspace) -> None:
+def test_input_behind_an_approval_waits_its_turn(service: ServiceThread, workspace: Workspace) -> None:
     agent = workspace.agent(tools=asking("write"))["id"]
     session = workspace.post("/v1/sessions", {"agent": agent})["id"]
     run = workspace.start({"tools": [write("a.txt")]}, {"text": "Done."}, agent=agent, session_id=session)
@@ -206,10 +287,35 @@ def test_input_behind_an_approval_waits_its_turn(workspace: Workspace) -> None:
 
     sent = workspace.post(f"/v1/sessions/{session}/messages", {"content": "And then?"})
     assert sent["run"]["status"] == "queued"
+    busy = {"content": "And then?", "on_busy": "reject"}
+    assert workspace.post(f"/v1/sessions/{session}/messages", busy, expect=409)["code"] == "session_busy"
+    run.command("input", {"content": json.dumps({"script": [{"text": "So be it."}]})})
+    assert (run.row["status"], run.row["waiting_for"]) == ("waiting", "approval")
+    assert files(service, run) == []
     decide(workspace, approval, decision="approve")
 
+    # What was said to the run itself is read by its next model call, behind the result.
+    assert (run.wait()["status"], run.row["output"]) == ("completed", "So be it.")
+    assert files(service, run) == ["a.txt"]
+    following = RunView(workspace, sent["run"]["id"]).wait()
+    assert (following["status"], following["output"]) == ("completed", "(end of script)")
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
+def test_a_decision_after_a_pause_was_asked_for(workspace: Workspace, paused: bool) -> None:
+    run = workspace.start({"tools": [write("a.txt")]}, {"text": "Done."}, tools=asking("write"))
+    (approval,) = pending(workspace, run)
+    run.command("pause", {"mode": "now"})
+    if not paused:
+        run.command("resume")
+
+    decide(workspace, approval, decision="approve")
+
+    if paused:
+        run.until(lambda row: row["status"] == "paused")
+        assert len(results(run)) == 1
+        run.command("resume")
     assert run.wait()["status"] == "completed"
-    assert RunView(workspace, sent["run"]["id"]).wait()["status"] in ("completed", "failed")  # no step of the script is left
 
 
 def test_the_temporal_cli_decides_too(service: ServiceThread, workspace: Workspace) -> None:

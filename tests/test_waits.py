@@ -187,3 +187,28 @@ def test_a_tool_that_the_agent_does_not_have_is_not_run(workspace: Workspace) ->
 
     assert run.wait()["status"] == "completed"
     assert result(run) == ("there is no tool 'glob'; there are: read", True)
+
+
+def test_no_wait_holds_a_worker(service: ServiceThread, workspace: Workspace) -> None:
+    """Whatever a run waits for: Temporal has no activity of it, and the history does not grow."""
+    step: list[dict[str, Any]] = [
+        {"name": "ask_user", "input": {"question": "?"}},
+        {"name": "wait_for_event", "input": {"event_type": "never"}},
+        {"name": "sleep_until", "input": {"until": "2027-11-01T00:00:00Z"}},
+        {"name": "weather", "input": {}},
+        {"name": "write", "input": {"file_path": "a", "content": "x"}},
+    ]
+    asks = {"type": "function", "name": "write", "permission_policy": {"type": "always_ask"}}
+    run = workspace.start({"tools": step}, tools=["ask_user", "wait_for_event", "sleep_until", CUSTOM, asks])
+    waiting(run, "approval")  # the most urgent of them
+    time.sleep(0.5)
+    handle = service.temporal.get_workflow_handle(run.id)
+
+    before = service.call(handle.describe())
+    time.sleep(1)
+    after = service.call(handle.describe())
+
+    assert list(after.raw_description.pending_activities) == []
+    assert after.history_length == before.history_length
+    run.command("cancel")
+    assert run.wait()["status"] == "cancelled"

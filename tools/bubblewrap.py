@@ -52,8 +52,20 @@ _ETC = (
 """What programs look for, and nothing that is this machine's own: no keys, no names, no settings of services."""
 
 
-def options(source: str, *, hidden: str, network: bool, stubs: Mapping[str, int], filter: int | None, status: int) -> list[str]:
-    """What the sandbox is to be. `source` becomes /workspace; `stubs`, `filter` and `status` are descriptors."""
+def options(
+    source: str,
+    *,
+    hidden: str,
+    private: Iterable[Path],
+    network: bool,
+    stubs: Mapping[str, int],
+    filter: int | None,
+    status: int,
+) -> list[str]:
+    """What the sandbox is to be. `source` becomes /workspace; `stubs`, `filter` and `status` are descriptors.
+
+    `private`: what is not to be seen, should it be in one of the system's folders.
+    """
     return [
         # Named beside --unshare-all, which only tries: without a user namespace the rest is worth little.
         *("--unshare-all", "--unshare-user", "--disable-userns"),
@@ -62,6 +74,7 @@ def options(source: str, *, hidden: str, network: bool, stubs: Mapping[str, int]
         *("--new-session", "--die-with-parent", "--cap-drop", "ALL"),
         *("--clearenv", *_each("--setenv", ENVIRONMENT.items())),
         *_system(network),
+        *_covered(private),
         *_each("--ro-bind-data", ((str(descriptor), path) for path, descriptor in stubs.items())),
         *("--proc", "/proc", "--dev", "/dev"),
         *("--size", str(SHARED_MEMORY_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm"),
@@ -99,6 +112,20 @@ def _system(network: bool) -> Iterator[str]:
     resolver = Path("/etc/resolv.conf")
     if network and resolver.exists():
         yield from ("--ro-bind", str(resolver.resolve()), "/etc/resolv.conf")
+
+
+def _covered(private: Iterable[Path]) -> Iterator[str]:
+    """A service that is installed below /usr may well have its data there."""
+    shown = [Path(path).resolve() for path in _SYSTEM if os.path.isdir(path)]
+    covered: list[Path] = []
+    for path in sorted(path.resolve() for path in private if path.exists()):  # a folder before what is in it
+        if not any(map(path.is_relative_to, shown)) or any(map(path.is_relative_to, covered)):
+            continue
+        covered.append(path)
+        if path.is_dir():
+            yield from ("--size", "4096", "--tmpfs", str(path), "--remount-ro", str(path))
+        else:
+            yield from ("--ro-bind", "/dev/null", str(path))
 
 
 def _each(option: str, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +54,20 @@ class NoSandbox(Exception):
 
 
 class Sandbox:
-    """`kind` none runs commands with the limits alone: they can read and do whatever the service's own user can."""
+    """`kind` none runs commands with the limits alone: they can read and do whatever the service's own user can.
 
-    def __init__(self, kind: Literal["bubblewrap", "none"] = "bubblewrap", limits: ShellLimits | None = None) -> None:
+    `private`: folders and files of the service's own, which no command in a sandbox sees, wherever they are.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["bubblewrap", "none"] = "bubblewrap",
+        limits: ShellLimits | None = None,
+        private: Iterable[Path] = (),
+    ) -> None:
         self.limits = limits or ShellLimits()
         self._kind = kind
+        self._private = tuple(private)
         self._works = False
 
     async def run(self, command: str, directory: Path, quota: Quota, *, network: bool = False) -> Finished:
@@ -133,6 +142,7 @@ class Sandbox:
             options = bubblewrap.options(
                 sandbox_process.MOUNT_POINT if user else str(directory),
                 hidden=RESERVED,
+                private=self._private,
                 network=network,
                 stubs={path: held(text.encode()) for path, text in bubblewrap.STUBS.items()},
                 filter=None if program is None else held(program),

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from pydantic import ValidationError
@@ -17,9 +18,10 @@ from domain.errors import ToolFailed
 from domain.tools import ToolContext
 from tests.service import Workspace
 from tests.tools.conftest import tool_use
-from tests.tools.shells import MARKS, QUOTA, SHELL, alive, python, refused, run, until
+from tests.tools.shells import LIMITS, MARKS, QUOTA, SHELL, alive, python, refused, run, until
 from tools.files import Read, Write
 from tools.find import Glob, Grep
+from tools.publish import PublishArtifact
 from tools.sandbox import NoSandbox, Sandbox, ShellLimits
 from tools.shell import Bash, BashArguments
 
@@ -85,6 +87,29 @@ async def test_it_is_nobody_and_sees_nothing(context: ToolContext, tmp_path: Pat
     assert "PERDURE" not in seen
     assert str(Path.cwd()) not in seen
     assert len(seen.partition("total 0")[2].partition("root:")[0].strip().splitlines()) == 4  # 0, 1, 2 and ls's own
+
+
+@pytest.mark.skipif(not os.access("/usr/local", os.W_OK), reason="the tests may not write below /usr")
+async def test_a_service_below_usr_shows_none_of_its_data(context: ToolContext) -> None:
+    """/usr is what programs need; /usr/src/app is where many an image has its service, .env and data folder included."""
+    with TemporaryDirectory(dir="/usr/local") as home:
+        app = Path(home)
+        (app / "data/files").mkdir(parents=True)
+        (app / "data/perdure.db").write_text("the secret rows")
+        (app / ".env").write_text("KEY=secret")
+        for path in (app, app / "data", app / "data/files", app / ".env", app / "data/perdure.db"):
+            path.chmod(0o777)
+        looks = f"find {app} -type f -size +0; cat {app}/.env {app}/data/*; echo x > {app}/data/x; ls -A {app}/data; echo end"
+        assert "the secret rows" in await run(context, looks)  # else this test shows nothing
+
+        private = (app / "data", app / "data/files", app / ".env", app / "none", context.directory)
+        seen = await run(context, looks, Bash(Sandbox(limits=LIMITS, private=private)))
+
+        assert "secret" not in seen
+        assert "perdure.db" not in seen
+        assert "Read-only file system" in seen
+        assert seen.endswith("\nend\n")
+        assert not (app / "data/x").exists()
 
 
 async def test_no_environment_names_a_path_outside(context: ToolContext) -> None:
@@ -234,6 +259,11 @@ async def test_what_a_command_plants_does_not_lead_the_file_tools_out(context: T
         f"ln -s ../../.. up; mkdir d; ln -s {outside} d/linked; ln -s {outside}/new.txt new.txt; touch $'odd\\xff\\nname'",
     )
 
+    published = ("link", "linked/secret.txt", "up/outside/secret.txt", "fifo", "d")
+    for path in published:
+        with pytest.raises(ToolFailed):
+            await PublishArtifact().call(PublishArtifact.arguments(path=path), context)
+    assert not (context.directory.parent / "stored").exists()
     links = ("link", "linked/secret.txt", f"root/{outside}/secret.txt", f"proc{outside}/secret.txt", "up/outside/secret.txt")
     for path in (*links, "d/linked/secret.txt", "fifo"):
         with pytest.raises(ToolFailed):
