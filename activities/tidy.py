@@ -1,6 +1,7 @@
 """Cleaning up on disk, once a day: directories of sessions that have long been idle, and what nothing names any more."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ EVERY_SECONDS = 86_400.0
 AT_MOST_SECONDS = 20.0
 """After this long the rest is the next sweep's."""
 PAGE = 200
+
+log = logging.getLogger(__name__)
 
 
 class Tidy:
@@ -44,7 +47,7 @@ class Tidy:
                     idle, unknown = await expire_directories(transaction.connection, sessions, now() - self._keep)
                 left = [name for name in page if name.startswith(".")]  # by a removal that was cut off
                 for session_id in (*idle, *await asyncio.to_thread(self._old, folder, unknown), *left):
-                    await asyncio.to_thread(self._files.remove_directory, workspace, session_id)
+                    await self._remove(workspace, session_id)
                     if time.monotonic() > until:
                         return False
             stored = await asyncio.to_thread(_names, folder / STORED)
@@ -54,6 +57,12 @@ class Tidy:
                 unknown = [name for name in page if name not in known]
                 await asyncio.to_thread(self._files.remove_stored, workspace, unknown)
         return True
+
+    async def _remove(self, workspace: str, name: str) -> None:
+        try:
+            await asyncio.to_thread(self._files.remove_directory, workspace, name)
+        except OSError as error:  # the next one may well be removed, and the sweep has more to do
+            log.warning("the directory %s of workspace %s cannot be removed: %s", name, workspace, error.strerror)
 
     def _old(self, folder: Path, names: Sequence[str]) -> list[str]:
         """What no row names is kept as long: it may be another database that we were started with by mistake."""

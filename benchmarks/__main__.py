@@ -8,13 +8,14 @@ from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from benchmarks import boot, growth, idempotency, idle, lists, steps, stop, viewers
+from benchmarks import boot, growth, idempotency, idle, lists, steps, stop, tree, viewers
 from benchmarks.measure import QUICK, Report, Size, allow_many_files
 from benchmarks.results import RESULTS, keep, section
 
 BENCHES: dict[str, tuple[str, Callable[[Size], Awaitable[Report]]]] = {
     "steps": ("A step, beside a bare Temporal program", steps.measure),
     "stop": ("Stop stops", stop.measure),
+    "tree": ("A tree of sub-agents stops", tree.measure),
     "growth": ("A turn in a long session", growth.measure),
     "lists": ("Lists with many runs", lists.measure),
     "viewers": ("Many viewers", viewers.measure),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, idempotency, idle, lists, results, stop, viewers
+from benchmarks import growth, idempotency, idle, lists, results, stop, tree, viewers
 from benchmarks.measure import Figure, Report, Size, kept
 from benchmarks.model_server import ModelServer
 from benchmarks.seeds import MODEL, many_runs, tables_of
@@ -25,6 +25,7 @@ async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
         _, latest = await viewers.watched(service, tmp_path, [session] * 50, SMALL)
         waiting = await idle.waiting_runs(service, SMALL)
         ended = await stop.stopped(service, models, SMALL)
+        tree_ended = await tree.stopped(service, models, SMALL)
         (posted,) = await idempotency.repeated("here", [service], 50)
         async with tables_of(service) as database:
             seeded = await many_runs(database, 120)
@@ -35,6 +36,7 @@ async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
     assert len(latest) == viewers.UPDATES
     assert len(targets(waiting)) == 3
     assert len(targets(ended)) == 12
+    assert len(targets(tree_ended)) == 3
     assert (posted.value, posted.target, posted.verdict) == ("1", "1", "met")
     assert len({figure.name for figure in listed if figure.verdict}) == 21
 

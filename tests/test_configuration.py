@@ -1,5 +1,6 @@
 """What an operator sets in perdure.toml: providers, prices, queues, tools."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,23 @@ def test_a_limit_on_cost(workspace: Workspace) -> None:
     agent = workspace.agent(model="priced:script", tools=["explode"])["id"]
     row = workspace.start(*[step] * 5, agent=agent, limits={"max_cost_usd": 0.15}).wait()
     assert (row["stop_reason"]["type"], row["step_count"], row["cost"]["amount"]) == ("budget_reached", 2, "0.2")
+
+
+def test_a_limit_on_cost_is_that_of_the_tree(workspace: Workspace) -> None:
+    """Each call costs 0.1; the first leaves 0.25 of 0.35 to its sub-agent, which ends when it has used that up."""
+    paid = {"usage": {"input_tokens": 0, "output_tokens": 100}}
+    lead = workspace.agent(name="lead", model="priced:script", multiagent={"agents": [{"type": "self"}]})["id"]
+    task = json.dumps({"script": [{"text": "more", "stop_reason": "continue", **paid}] * 9})
+    asked = {"name": "delegate", "input": {"agent": "lead", "task": task}}
+    run = workspace.start({"tools": [asked], **paid}, {"text": "never"}, agent=lead, limits={"max_cost_usd": 0.35})
+
+    row = run.wait()
+
+    assert (row["status"], row["stop_reason"]["type"], row["step_count"]) == ("completed", "budget_reached", 1)
+    (child,) = workspace.get("/v1/runs", parent_run_id=run.id)["data"]
+    assert (child["stop_reason"]["type"], child["step_count"], child["cost"]["amount"]) == ("budget_reached", 3, "0.3")
+    assert child["limits"]["max_cost_usd"] == 0.25
+    assert workspace.get(f"/v1/sessions/{row['session_id']}")["cost"]["amount"] == "0.4"
 
 
 def test_a_command_is_a_model(workspace: Workspace) -> None:

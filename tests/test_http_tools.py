@@ -148,6 +148,8 @@ async def _history(service: ServiceThread, run_id: str) -> str:
         ({"effect": "twice"}, "/tools/0/effect"),
         ({"timeout_seconds": 601}, "/tools/0/timeout_seconds"),
         ({"headers": {}}, "/tools/0/headers"),
+        ({"name": "read"}, "/tools/0/name"),
+        ({"name": "no spaces please"}, "/tools/0/name"),
     ],
 )
 def test_a_tool_that_cannot_be_is_refused_at_once(workspace: Workspace, members: dict[str, Any], pointer: str) -> None:

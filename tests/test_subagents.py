@@ -190,7 +190,8 @@ def test_a_limit_is_shared_by_the_tree(workspace: Workspace) -> None:
     row = run.wait(20)
 
     assert (row["status"], row["stop_reason"]["type"]) == ("completed", "max_tokens")
-    one, two = below(workspace, run, 2)
+    children = {child.row["agent"]["name"]: child for child in below(workspace, run, 2)}
+    one, two = children["one"], children["two"]
     assert (one.row["status"], one.row["stop_reason"]["type"]) == ("completed", "max_tokens")
     assert two.row["status"] == "cancelled"
     assert one.row["usage"]["output_tokens"] < 300

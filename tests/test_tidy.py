@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
@@ -11,6 +12,8 @@ from domain.clock import now
 from storage.tables import SessionRow
 from tests.files import CSV, directory, results, stored, upload, use
 from tests.service import ServiceThread, Workspace
+from tests.test_sweeper import sweep
+from tools.store import FileStore
 
 TOOLS = ["read", "write", "publish_artifact"]
 
@@ -69,3 +72,27 @@ def test_the_directory_of_an_idle_session_goes_and_what_was_given_or_published_s
     again = workspace.start(use("read", file_path="in.csv"), {"text": "ok"}, agent=run.row["agent"]["id"], session_id=session)
     assert results(again) == ["name,price\nÄpfel,3"]
     waiting.command("cancel")
+
+
+def test_the_sweeper_cleans_up_and_what_cannot_be_removed_holds_up_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = workspace.service
+    stuck, after = (
+        workspace.start(use("write", file_path="own.txt", content="x"), {"text": "ok"}, tools=TOOLS).wait()["session_id"]
+        for _ in range(2)
+    )
+    folders = [directory(workspace, session) for session in (stuck, after)]
+    for session in (stuck, after):
+        age(service, session, 31)
+    remove = FileStore.remove_directory
+
+    def refuse_one(self: FileStore, workspace_id: str, session_id: str) -> None:
+        if session_id == stuck:
+            raise PermissionError("somebody else's")
+        remove(self, workspace_id, session_id)
+
+    monkeypatch.setattr(FileStore, "remove_directory", refuse_one)
+    sweep(service)
+
+    assert [folder.exists() for folder in folders] == [True, False]

@@ -47,19 +47,22 @@ class Catalog:
                     if tool.network:
                         self._check_network(f"/tools/{index}/configs")
                 case CustomTool(name=name, input_schema=schema):
-                    if self.tools.is_builtin(name) or name == DELEGATE:
-                        raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
+                    self._check_free(name, index)
                     try:
                         Schema(schema)
                     except SchemaFault as error:
                         raise _fault(f"/tools/{index}/input_schema", f"This is no JSON Schema: {error.detail}") from error
-                case HttpTool(name=name) if name == DELEGATE:
-                    raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
-                case HttpTool():
+                case HttpTool(name=name):
+                    self._check_free(name, index)
                     if found := faults(tool, self.secrets, f"/tools/{index}"):
                         raise Invalid(f"{tool.name}: {found[0].detail}", *found)
                 case McpToolset():
                     pass  # what its server has, only the server knows
+
+    def _check_free(self, name: str, index: int) -> None:
+        """Beside the built-in tool of that name it would never be called."""
+        if self.tools.is_builtin(name) or name == DELEGATE:
+            raise _fault(f"/tools/{index}/name", f"{name} is a built-in tool: take another name.")
 
     def _check_tool(self, name: str, pointer: str) -> None:
         if self.tools.get(name) is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionStatus
 
+from activities.tools import UNKNOWN_OUTCOME
 from tests.chaos.load import OVER, STEPS, TURNS, Caller, Ordeal
 
 Objects = Sequence[Mapping[str, Any]]
@@ -97,12 +98,27 @@ async def examine(ordeals: Sequence[Ordeal], caller: Caller, ledger: Ledger, tem
     for ordeal in ordeals:
         for holds, fault in await _decided(ordeal, caller, ledger):
             decided.check(holds, f"{ordeal.session_id}: {fault}")
+    servers = Row("calls of an MCP server that it answered, once")
+    for ordeal in ordeals:
+        if ordeal.kind == "mcp":
+            for holds, fault in _served(await caller.pages(f"/v1/sessions/{ordeal.session_id}/events?limit=1000")):
+                servers.check(holds, f"{ordeal.session_id}: {fault}")
     known = [row for row in await caller.pages("/v1/runs?limit=100") if row["kind"] != "subagent"]
     accepted = {run_id for ordeal in ordeals for run_id in ordeal.run_ids}
     posts.check({row["id"] for row in known} == accepted, f"{len(known)} runs exist, {len(accepted)} were accepted")
     answers = Row("answers with 5xx other than 503")
     answers.check(not caller.server_errors, "; ".join(caller.server_errors[:3]))
-    return [ends, stories, *_deeds(ledger), steps, decided, posts, await _workflows(accepted, caller, temporal), answers]
+    return [
+        ends,
+        stories,
+        *_deeds(ledger),
+        steps,
+        decided,
+        servers,
+        posts,
+        await _workflows(accepted, caller, temporal),
+        answers,
+    ]
 
 
 def _ended_well(ordeal: Ordeal, row: Mapping[str, Any]) -> bool:
@@ -158,6 +174,16 @@ async def _decided(ordeal: Ordeal, caller: Caller, ledger: Ledger) -> list[tuple
         begun = ledger.began.get("pay", Counter[str]())[use]
         found.append((begun <= (status == "approved"), f"{use} is {status} and was started {begun} times"))
     return found
+
+
+def _served(events: Objects) -> Iterator[tuple[bool, str]]:
+    """Those that were lost with their worker are not counted: were all of them, nothing was looked at."""
+    for event in events:
+        if event["type"] == "agent.mcp_tool_result":
+            text = event["content"][0]["text"]
+            if text != UNKNOWN_OUTCOME and "is not available" not in text:
+                good = not event["is_error"] and '"timezone": "Europe/Rome"' in text
+                yield good, f"{event['mcp_tool_use_id']} was answered: {text[:200]}"
 
 
 def _deeds(ledger: Ledger) -> Iterator[Row]:

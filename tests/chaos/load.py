@@ -117,11 +117,10 @@ def ordeal(kind: Kind, chance: random.Random) -> Ordeal:
     deeds = [name for name in DEEDS if kind != "approved" or name != "pay"]
     while len(steps) < STEPS - 1:
         tools = [{"name": name, "input": {"seconds": round(chance.uniform(0.1, 1.2), 2)}} for name in deeds]
+        chosen = chance.sample(tools, k=chance.randint(1, len(tools)))
         if kind == "mcp":
-            tools = [{"name": "clock__get_current_time", "input": {"timezone": "Europe/Rome"}}, *tools[:2]]
-        steps.append(
-            {"text": "working ", "words": 15, "delay_ms": 30, "tools": chance.sample(tools, k=chance.randint(1, len(tools)))}
-        )
+            chosen.append({"name": "clock__get_current_time", "input": {"timezone": "Europe/Rome"}})
+        steps.append({"text": "working ", "words": 15, "delay_ms": 30, "tools": chosen})
     steps.append({"text": "the end ", "words": 20, "delay_ms": 30})
     return Ordeal(kind, json.dumps({"script": steps if kind != "turns" else steps[-2:]}))
 

@@ -11,8 +11,10 @@ import anthropic
 import httpx2
 import pytest
 
+from domain.tools import Quota
 from tests.files import CSV, directory, results, stored, upload, use
 from tests.service import RunView, Workspace
+from tests.tools.shells import WITH_BWRAP
 
 TOOLS = ["read", "write", "edit", "publish_artifact"]
 
@@ -244,6 +246,32 @@ def test_what_is_too_large_is_refused_and_leaves_nothing(workspace: Workspace, m
     assert workspace.get("/v1/files")["data"] == []
     assert mine
     upload(workspace, large[:-1])
+
+
+@WITH_BWRAP
+def test_the_quota_holds_for_every_way_in(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace.service.parts.files, "quota", Quota(bytes=1 << 20))
+    large = upload(workspace, b"x" * (2 << 20), "large.bin", "application/octet-stream")["id"]
+    bash = {"type": "function", "name": "bash", "permission_policy": {"type": "always_allow"}}
+    run = workspace.start(
+        use("read", file_path="large.bin"),
+        use("write", file_path="a", content="x" * 300_000),
+        use("bash", command="head -c 500000 /dev/zero > b; echo ok"),
+        use("write", file_path="c", content="x" * 300_000),
+        use("bash", command="for n in 1 2 3 4; do head -c 900000 /dev/zero > $n; done; sleep 30"),
+        use("bash", command="rm [0-9] a; ls"),
+        use("write", file_path="c", content="x" * 300_000),
+        {"text": "ok"},
+        tools=[*TOOLS, bash],
+        resources=[{"type": "file", "file_id": large, "mount_path": "large.bin"}],
+    )
+
+    given, first, shell, second, too_much, listed, third = results(run)
+    assert given == "large.bin: no such file or folder"
+    assert (shell, listed) == ("ok\n", "b\n")
+    assert first == third.replace("c", "a")
+    assert second.startswith("c: your directory is full (1 MB")
+    assert "wrote more than your directory holds (1 MB)" in too_much
 
 
 @pytest.mark.parametrize(

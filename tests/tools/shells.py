@@ -14,10 +14,10 @@ from domain.tools import Quota, ToolContext
 from tools.sandbox import Sandbox, ShellLimits
 from tools.shell import Bash, BashArguments
 
-MARKS = [
-    pytest.mark.single_database,
-    pytest.mark.skipif(shutil.which("bwrap") is None and os.environ.get("CI") != "true", reason="bubblewrap is not installed"),
-]
+WITH_BWRAP = pytest.mark.skipif(
+    shutil.which("bwrap") is None and os.environ.get("CI") != "true", reason="bubblewrap is not installed"
+)
+MARKS = [pytest.mark.single_database, WITH_BWRAP]
 
 MB = 1 << 20
 LIMITS = ShellLimits(seconds=20, cpu_seconds=20, memory_bytes=256 * MB, processes=64)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from domain.errors import ToolFailed
 from domain.tools import ToolContext
-from tests.service import Workspace
+from tests.service import ServiceThread, Workspace
 from tests.tools.conftest import tool_use
 from tests.tools.shells import LIMITS, MARKS, QUOTA, SHELL, alive, python, refused, run, until
 from tools.files import Read, Write
@@ -395,3 +395,18 @@ def test_the_network_is_the_operators_to_allow(workspace: Workspace) -> None:
     assert allowed["tools"][0]["configs"][0] == {
         "type": "bash", "name": "bash", "enabled": True, "permission_policy": {"type": "always_ask"}
     }  # fmt: skip
+
+
+@pytest.mark.skipif(not os.access("/usr/local", os.W_OK), reason="the tests may not write below /usr")
+def test_a_service_below_usr_hides_its_data_folder() -> None:
+    with TemporaryDirectory(dir="/usr/local") as home:
+        data = Path(home) / "data"
+        with ServiceThread(data, None) as service, service.workspace() as workspace:
+            for folder in (data.parent, data):
+                folder.chmod(0o755)
+            look = {"tools": [{"name": "bash", "input": {"command": f"ls -A {home}; ls -A {data}"}}]}
+            run = workspace.start(look, {"text": "ok"}, tools=BASH_ONLY)
+            assert run.wait()["status"] == "completed"
+            (result,) = [event for event in run.events() if event["type"] == "agent.tool_result"]
+            assert (data / "perdure.db").exists()
+    assert result["content"][0]["text"] == "data\n"
