@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from domain.errors import ToolFailed
 from domain.tools import ToolContext
-from tests.service import ServiceThread, Workspace
 from tests.tools.conftest import tool_use
 from tests.tools.shells import LIMITS, MARKS, QUOTA, SHELL, alive, python, refused, run, until
 from tools.files import Read, Write
@@ -346,67 +345,3 @@ async def test_none_has_the_limits_and_the_clean_environment(context: ToolContex
         context, "for n in 1 2 3; do head -c 9000000 /dev/zero > $n; done; sleep 60", unsandboxed
     )
     assert alive(marker) == []
-
-
-BASH_ONLY = [
-    {
-        "type": "agent_toolset_20260401",
-        "default_config": {"enabled": False},
-        "configs": [{"name": "bash", "enabled": True, "permission_policy": {"type": "always_allow"}}],
-    }
-]
-
-
-def test_an_agent_runs_a_command(workspace: Workspace) -> None:
-    run = workspace.start(
-        {"tools": [{"name": "bash", "input": {"command": "pwd; echo $((6 * 7))"}}]}, {"text": "ok"}, tools=BASH_ONLY
-    )
-
-    assert run.wait()["status"] == "completed"
-    (result,) = [event for event in run.events() if event["type"] == "agent.tool_result"]
-    assert (result["content"][0]["text"], result["is_error"]) == ("/workspace\n42\n", False)
-    assert "agent.tool_started" in run.types()
-
-
-def test_a_cancelled_run_leaves_no_process(workspace: Workspace) -> None:
-    marker = f"300.{secrets.randbelow(10**9)}"
-    script = {"tools": [{"name": "bash", "input": {"command": f"(setsid sleep {marker} &); sleep {marker}"}}]}
-    run = workspace.start(script, tools=BASH_ONLY)
-    until(lambda: len([p for p in alive(marker) if p.name() == "sleep"]) == 2)
-
-    run.command("cancel")
-
-    assert run.wait()["status"] == "cancelled"
-    assert alive(marker) == []
-    (result,) = [event for event in run.events() if event["type"] == "agent.tool_result"]
-    assert "whether it had an effect is unknown" in result["content"][0]["text"]
-
-
-def test_the_network_is_the_operators_to_allow(workspace: Workspace) -> None:
-    def with_network(**config: object) -> dict[str, object]:
-        toolset = {"type": "agent_toolset_20260401", "configs": [{"enabled": True, "network": True, **config}]}
-        return {"name": "a", "model": "demo:echo", "tools": [toolset]}
-
-    refused = workspace.post("/v1/agents", with_network(name="bash"), expect=422)
-    assert "[tools.shell] network" in refused["detail"]
-    refused = workspace.post("/v1/agents", with_network(name="read"), expect=422)
-    assert refused["errors"][0]["pointer"] == "/tools/0/configs/0/network"
-    allowed = workspace.post("/v1/agents", with_network(name="bash", network=False), expect=201)
-    assert allowed["tools"][0]["configs"][0] == {
-        "type": "bash", "name": "bash", "enabled": True, "permission_policy": {"type": "always_ask"}
-    }  # fmt: skip
-
-
-@pytest.mark.skipif(not os.access("/usr/local", os.W_OK), reason="the tests may not write below /usr")
-def test_a_service_below_usr_hides_its_data_folder() -> None:
-    with TemporaryDirectory(dir="/usr/local") as home:
-        data = Path(home) / "data"
-        with ServiceThread(data, None) as service, service.workspace() as workspace:
-            for folder in (data.parent, data):
-                folder.chmod(0o755)
-            look = {"tools": [{"name": "bash", "input": {"command": f"ls -A {home}; ls -A {data}"}}]}
-            run = workspace.start(look, {"text": "ok"}, tools=BASH_ONLY)
-            assert run.wait()["status"] == "completed"
-            (result,) = [event for event in run.events() if event["type"] == "agent.tool_result"]
-            assert (data / "perdure.db").exists()
-    assert result["content"][0]["text"] == "data\n"
