@@ -16,8 +16,9 @@ import psutil
 
 from commands.temporal_server import command_line
 from tests.durability.nursery import ROOT, Child, nursery
+from tests.ports import free_port
 from tests.redis import server_command as redis_command
-from tests.service import Frame, free_port, parse
+from tests.service import Frame, parse
 
 KEY = "pk_" + "k" * 40
 AUTH = {"Authorization": f"Bearer {KEY}"}
