@@ -4,7 +4,6 @@ import math
 import os
 import platform
 import resource
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,12 +118,6 @@ def allow_many_files() -> None:
     """For this process and those that it starts: thousands of connections are as many open files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def machine() -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.measure import free_port
 from benchmarks.viewer import Viewer, watching
 from commands.temporal_server import temporal_server
 from storage.database import sqlite_url
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 60

@@ -8,7 +8,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from typing import Self
 import psutil
 import psycopg
 from psycopg import sql
+
+from tests.ports import free_port
 
 START_SECONDS = 30
 STOP_SECONDS = 10
@@ -114,7 +115,7 @@ class PostgresServer:
             raise PostgresUnavailable(f"initdb failed: {made.stderr.strip()}")
 
     def _start(self, binaries: Path, user: str | None) -> None:
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -176,9 +177,3 @@ def _user() -> str | None:
         return pwd.getpwnam("postgres").pw_name
     except KeyError as error:
         raise PostgresUnavailable("Postgres does not run as root, and there is no user postgres") from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

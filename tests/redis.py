@@ -6,7 +6,7 @@ import subprocess
 import time
 from typing import Self
 
-from tests.service import free_port
+from tests.ports import free_port
 
 PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -24,18 +23,13 @@ from domain.keys import SCOPES, new_key
 from settings import Settings
 from storage.keys import Keys
 from storage.schema import migrate
+from tests.ports import free_port
 from worker import Parts, connect, parts, working
 from workflows.client import RunClient
 
 T = TypeVar("T")
 
 OVER = ("run.completed", "run.failed", "run.cancelled", "run.terminated")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ServiceThread:

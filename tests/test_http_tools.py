@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tests.service import ServiceThread, Workspace, free_port
+from tests.ports import free_port
+from tests.service import ServiceThread, Workspace
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "add-an-http-tool.md"
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="

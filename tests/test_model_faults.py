@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.providers.faulty import WHOLE, FaultyServer, faulty_thread
-from tests.service import OVER, Frame, RunView, ServiceThread, Workspace, free_port, parse
+from tests.service import OVER, Frame, RunView, ServiceThread, Workspace, parse
 
 KEY = "sk-test-very-secret"
 VENDORS = ("claude", "gpt")

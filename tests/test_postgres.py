@@ -47,7 +47,7 @@ def test_databases_are_separate_and_nothing_stays_behind() -> None:
 def test_a_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     server = PostgresServer()
     with PostgresServer() as other:
-        monkeypatch.setattr(postgres, "_free_port", lambda: other.port)
+        monkeypatch.setattr(postgres, "free_port", lambda: other.port)
 
         with pytest.raises(PostgresUnavailable, match="in use"), server:
             pytest.fail("it started on a port in use")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from commands.temporal_server import temporal_server
-from tests.service import RunView, ServiceThread, free_port, is_delta
+from tests.ports import free_port
+from tests.service import RunView, ServiceThread, is_delta
 
 pytestmark = pytest.mark.single_database
 

@@ -13,7 +13,7 @@ import httpx2
 
 from domain.events import RUN_OVER_TYPES
 from tests.chaos.viewer import ChaosViewer
-from tests.durability.process import AUTH
+from tests.durability.process import AUTH, Story
 
 Kind = Literal["plain", "cancelled", "paused", "asked", "turns", "approved", "waited", "mcp", "delegated"]
 KINDS: tuple[Kind, ...] = (
@@ -231,7 +231,7 @@ class Driver:
         self._watch(ordeal, f"/v1/sessions/{session['id']}/events/stream?after=0")
 
     def _watch(self, ordeal: Ordeal, path: str) -> None:
-        viewer = ChaosViewer(self._caller.http, path)
+        viewer = ChaosViewer(self._caller.http, path, Story(every_seq=ordeal.kind != "delegated"))
         ordeal.viewers.append(viewer)
         if ordeal.kind == "turns":
             last = ordeal.run_ids[-1]

@@ -12,7 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.service import free_port
+from tests.ports import free_port
 
 TOKEN = "tok-9f8e7d6c5b4a"
 READS = ToolAnnotations(read_only_hint=True)

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from domain.completions import CompletionRequest, Provider
+from tests.ports import free_port
 from tests.providers.conftest import Vendor, answer
-from tests.service import free_port
 
 pytestmark = [
     pytest.mark.single_database,
