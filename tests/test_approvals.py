@@ -188,7 +188,11 @@ def test_a_denial_is_remembered_too(workspace: Workspace) -> None:
 def test_the_shell_and_http_tools_ask_where_nobody_said_anything(workspace: Workspace) -> None:
     schema = {"type": "object"}
     http = {"type": "http", "name": "tell", "description": "Tell.", "input_schema": schema, "url": "https://a.example/"}
-    asked = [{"name": "tell", "input": {}}, {"name": "bash", "input": {"command": "touch a"}}, write("a.txt")]
+    asked: list[dict[str, Any]] = [
+        {"name": "tell", "input": {}},
+        {"name": "bash", "input": {"command": "touch a"}},
+        write("a.txt"),
+    ]
     for tools in (["bash", "write", http], [{"type": "agent_toolset_20260401"}, http]):
         run = workspace.start({"tools": asked}, {"text": "Done."}, tools=tools)
 
