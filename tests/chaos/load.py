@@ -116,7 +116,9 @@ def ordeal(kind: Kind, chance: random.Random) -> Ordeal:
         steps.append({"text": "delegating ", "tools": [{"name": "delegate", "input": {"agent": HELPER, "task": task}}] * 2})
     deeds = [name for name in DEEDS if kind != "approved" or name != "pay"]
     while len(steps) < STEPS - 1:
-        tools = [{"name": name, "input": {"seconds": round(chance.uniform(0.1, 1.2), 2)}} for name in deeds]
+        tools: list[dict[str, Any]] = [
+            {"name": name, "input": {"seconds": round(chance.uniform(0.1, 1.2), 2)}} for name in deeds
+        ]
         chosen = chance.sample(tools, k=chance.randint(1, len(tools)))
         if kind == "mcp":
             chosen.append({"name": "clock__get_current_time", "input": {"timezone": "Europe/Rome"}})
