@@ -1,5 +1,6 @@
 """How deep, how many, how long and how much: what bounds a tree of sub-agents, and how fast it stops."""
 
+import secrets
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.service import RunView, Workspace
 from tests.test_subagents import LONG, below, delegate, results, team
+from tests.tools.shells import WITH_BWRAP, alive, until
 
 SECONDS = 5
 """For machines that are busy; `python -m benchmarks stop` measures that it is less than one."""
@@ -74,6 +76,24 @@ def test_a_command_reaches_every_level(workspace: Workspace, command: str, statu
     if command == "pause":
         run.command("cancel")
         assert run.wait()["status"] == "cancelled"
+
+
+@WITH_BWRAP
+@pytest.mark.parametrize("command", ["cancel", "terminate"])
+def test_a_command_in_the_sandbox_at_the_lowest_level_is_killed(workspace: Workspace, command: str) -> None:
+    marker = f"300.{secrets.randbelow(10**9)}"
+    bash = {"type": "function", "name": "bash", "permission_policy": {"type": "always_allow"}}
+    lead = workspace.agent(name="lead", tools=[bash], multiagent={"agents": [{"type": "self"}]})["id"]
+    steps: list[dict[str, Any]] = [{"tools": [{"name": "bash", "input": {"command": f"sleep {marker}"}}]}]
+    for _ in range(3):
+        steps = [{"tools": [delegate("lead", *steps)]}]
+    run = workspace.start(*steps, agent=lead)
+    until(lambda: [process for process in alive(marker) if process.name() == "sleep"], 20)
+
+    run.command(command)
+
+    until(lambda: not alive(marker), SECONDS)
+    assert run.wait(SECONDS)["status"] == ("cancelled" if command == "cancel" else "terminated")
 
 
 def _tree(workspace: Workspace, run: RunView, count: int) -> list[RunView]:

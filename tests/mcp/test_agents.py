@@ -151,9 +151,10 @@ def test_servers_of_the_registries_and_one_behind_http(
 
 def test_a_server_that_is_away_is_told_once_and_fails_no_run(workspace: Workspace) -> None:
     away = {"type": "url", "name": "away", "url": "http://127.0.0.1:9/mcp"}
-    agent = workspace.agent(**definition(away, {"type": "stdio", "name": "program"}))
+    slow = {"type": "stdio", "name": "slow", "server": "program", "timeout_seconds": 1}
+    agent = workspace.agent(**definition(away, {"type": "stdio", "name": "program"}, slow))
     run = workspace.start(
-        calling(("away__anything", {}), ("program__die", {})),
+        calling(("away__anything", {}), ("program__die", {}), ("slow__silent", {})),
         calling(("program__count", {}), ("program__leak", {})),
         {"text": "Done."},
         agent=agent["id"],
@@ -165,6 +166,10 @@ def test_a_server_that_is_away_is_told_once_and_fails_no_run(workspace: Workspac
     assert told["message"] == "no connection can be made to it"
     found = results(run)
     assert found["program/die"]["is_error"]
+    assert found["slow/silent"]["is_error"]
+    assert found["slow/silent"]["content"][0]["text"].startswith(
+        "slow__silent took longer than 1 seconds; whether it had an effect"
+    )
     assert found["program/count"]["content"][0]["text"] == "1"
     assert found["program/leak"]["content"][0]["text"] == "401 for the token [secret]"
     assert TOKEN not in str(run.events())

@@ -224,6 +224,16 @@ async def test_streamable_http_with_a_secret(
     assert TOKEN not in str(ours)
 
 
+async def test_a_secret_in_a_header_of_its_own(
+    make: Callable[..., McpTools], context: Callable[..., ToolContext], web: WebServer
+) -> None:
+    tools, config = make(web.host), remote(web, headers={"X-Key": {"secret": "web"}})
+
+    assert (await call(tools, config, "web__add", context(), a=2, b=3)).content == "5"
+    assert "[secret] was not enough" in (await call(tools, config, "web__leak", context())).content
+    assert TOKEN not in config.model_dump_json()
+
+
 async def test_cancelling_reaches_a_server_elsewhere(
     make: Callable[..., McpTools], context: Callable[..., ToolContext], web: WebServer
 ) -> None:

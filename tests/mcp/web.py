@@ -75,8 +75,9 @@ class WebServer:
             if scope["type"] == "http":
                 self.asked += 1
                 await asyncio.sleep(self.delay_seconds)
-                shown = dict(scope["headers"]).get(b"authorization", b"").decode()
-                if self.old and b"2026" in dict(scope["headers"]).get(b"mcp-protocol-version", b""):
+                headers = dict(scope["headers"])
+                shown = headers.get(b"authorization", b"Bearer " + headers.get(b"x-key", b"")).decode()
+                if self.old and b"2026" in headers.get(b"mcp-protocol-version", b""):
                     await send({"type": "http.response.start", "status": 400, "headers": []})
                     await send({"type": "http.response.body"})
                     return
