@@ -74,3 +74,30 @@ def test_a_service_below_usr_hides_its_data_folder() -> None:
             (result,) = [event for event in run.events() if event["type"] == "agent.tool_result"]
             assert (data / "perdure.db").exists()
     assert result["content"][0]["text"] == "data\n"
+
+
+def said(workspace: Workspace, *commands: str) -> list[tuple[str, bool]]:
+    """What the model is told of the commands, one after the other."""
+    steps = [{"tools": [{"name": "bash", "input": {"command": command}}]} for command in commands]
+    run = workspace.start(*steps, {"text": "ok"}, tools=BASH_ONLY)
+    assert run.wait()["status"] == "completed"
+    return [(e["content"][0]["text"], e["is_error"]) for e in run.events() if e["type"] == "agent.tool_result"]
+
+
+def test_without_bubblewrap_the_model_is_told_why_and_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ServiceThread(tmp_path / "data", None) as service, service.workspace() as workspace:
+        with monkeypatch.context() as missing:
+            missing.setenv("PATH", str(tmp_path))
+            ((refusal, is_error),) = said(workspace, "echo ran > ran")
+        assert is_error
+        assert refusal.startswith("The shell is not available, and nothing was run. bubblewrap is not installed")
+        assert list(service.settings.files.rglob("ran")) == []
+        assert said(workspace, "echo now") == [("now\n", False)]  # it is tried again, not remembered
+
+
+def test_without_a_sandbox_only_where_the_operator_names_it(tmp_path: Path) -> None:
+    (tmp_path / "perdure.toml").write_text('[tools.shell]\nsandbox = "none"\ntimeout_seconds = 1.5\n')
+    with ServiceThread(tmp_path, None) as service, service.workspace() as workspace:
+        (where, _), (late, is_error) = said(workspace, "pwd", "echo begun; sleep 30")
+        assert where.startswith(str(service.settings.files))
+        assert (late, is_error) == ("begun\n[The command took longer than 1.5 seconds and was stopped.]", True)
