@@ -11,11 +11,15 @@ import httpx2
 import pytest
 
 from activities.tool_uses import ToolUses
+from api.services.answers import AnswerService
 from domain.agents import AgentConfig, ModelConfig
+from domain.approvals import Decision
 from domain.completions import ToolUse
 from storage.runs import Place
 from tests.service import RunView, ServiceThread, Workspace
+from tests.test_sweeper import crashed, sweep
 from tools.registry import Tools, builtin_tools
+from workflows.client import RunClient
 
 
 def asking(*names: str, policy: str = "always_ask") -> list[dict[str, Any]]:
@@ -337,6 +341,22 @@ def test_the_temporal_cli_decides_too(service: ServiceThread, workspace: Workspa
     by_id = {found["id"]: found["status"] for found in workspace.get("/v1/approvals", run_id=run.id)["data"]}
     assert by_id == {first["id"]: "approved", second["id"]: "denied"}
     assert files(service, run) == ["a.txt"]
+
+
+def test_a_decision_whose_request_died_before_it_was_delivered(service: ServiceThread, workspace: Workspace) -> None:
+    run = workspace.start({"tools": [write("a.txt"), write("b.txt")]}, {"text": "Done."}, tools=asking("write"))
+    first, second = pending(workspace, run, 2)
+    answers, edited = AnswerService(RunClient(service.temporal)), {"file_path": "c.txt", "content": "y"}
+    deny, approve = Decision(approve=False), Decision(approve=True, edited_input=edited)
+
+    crashed(service, run.id, lambda _, unit: answers.decide(unit, first["id"], deny))
+    crashed(service, run.id, lambda _, unit: answers.decide(unit, second["id"], approve))
+    assert (run.row["status"], results(run)) == ("running", [])
+    sweep(service)
+
+    assert run.wait()["status"] == "completed"
+    assert files(service, run) == ["c.txt"]
+    assert len(results(run)) == 2
 
 
 def test_bad_decisions(workspace: Workspace, service: ServiceThread) -> None:
