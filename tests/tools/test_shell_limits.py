@@ -1,5 +1,6 @@
 """The limits of the shell tool: commands that take too much, really run."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from domain.tools import ToolContext
 from tests.tools.shells import MARKS, QUOTA, python, refused, run
 from tools.sandbox import Sandbox, ShellLimits
+from tools.sandbox_disk import Disk, Used
 from tools.shell import Bash
 
 pytestmark = MARKS
@@ -75,3 +77,10 @@ async def test_time_is_limited_and_what_was_printed_is_kept(context: ToolContext
 
     assert said.startswith("so far\n[The command")
     assert reason in said
+
+
+def test_a_sandbox_that_is_not_made_yet_is_not_measured(tmp_path: Path) -> None:
+    """On a busy machine bubblewrap names its process long before that has a /tmp of its own."""
+    disk = Disk(str(tmp_path), ".perdure", Used(QUOTA.bytes, QUOTA.entries), tmp_entries=0, user=None)
+
+    disk.look(os.getpid())
