@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import JsonValue
 
 from activities.tool_uses import ToolUses
 from api.services.answers import AnswerService
@@ -346,7 +347,8 @@ def test_the_temporal_cli_decides_too(service: ServiceThread, workspace: Workspa
 def test_a_decision_whose_request_died_before_it_was_delivered(service: ServiceThread, workspace: Workspace) -> None:
     run = workspace.start({"tools": [write("a.txt"), write("b.txt")]}, {"text": "Done."}, tools=asking("write"))
     first, second = pending(workspace, run, 2)
-    answers, edited = AnswerService(RunClient(service.temporal)), {"file_path": "c.txt", "content": "y"}
+    answers = AnswerService(RunClient(service.temporal))
+    edited: dict[str, JsonValue] = {"file_path": "c.txt", "content": "y"}
     deny, approve = Decision(approve=False), Decision(approve=True, edited_input=edited)
 
     crashed(service, run.id, lambda _, unit: answers.decide(unit, first["id"], deny))
