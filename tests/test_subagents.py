@@ -235,7 +235,7 @@ def test_what_ends_the_run_ends_the_tree(service: ServiceThread, workspace: Work
 
 def test_a_pause_and_its_end_reach_the_tree(workspace: Workspace) -> None:
     lead = team(workspace, "one")
-    writing = {"text": "some ", "words": 40, "delay_ms": 30}
+    writing = {"text": "some ", "words": 150, "delay_ms": 30}
     inner = {"tools": [delegate("one", writing)]}, {"text": "inner"}
     run = workspace.start({"tools": [delegate("one", writing), delegate("lead", *inner)]}, {"text": "End."}, agent=lead)
     first, second = below(workspace, run, 2)
