@@ -1,4 +1,4 @@
-"""A deleted session is gone everywhere: rows, files, streams, histories in Temporal. So is one whose time is over."""
+"""A deleted session is gone everywhere: streams, rows, histories in Temporal."""
 
 import asyncio
 import json
@@ -128,11 +128,12 @@ def test_a_deletion_while_temporal_is_away_is_remembered(service: ServiceThread)
         {"workflow_id": id, "created_at": now() - timedelta(days=days), "due_at": at} for id, days in ((young, 1), (old, 31))
     ]
     execute(service, insert(ForgottenWorkflowRow).values(rows))
-    due = {"workflow_id": new_id("run"), "created_at": now() - timedelta(days=1), "due_at": now()}
-    execute(service, insert(ForgottenWorkflowRow).values([due]))
+    due = new_id("run")
+    rows = [{"workflow_id": due, "created_at": now() - timedelta(days=1), "due_at": now()}]
+    execute(service, insert(ForgottenWorkflowRow).values(rows))
     service.call(refuse())
     service.call(ForgottenWorkflows(service.parts.database, service.temporal).delete())
-    assert forgotten(service, young, old, due["workflow_id"]) == {young}
+    assert forgotten(service, young, old, due) == {young}
 
 
 def test_open_streams_end_with_session_deleted(workspace: Workspace) -> None:

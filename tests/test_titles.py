@@ -76,7 +76,8 @@ class Talk:
         return self._workspace.post(f"/v1/sessions/{self.id}", {"title": title}, expect=200)
 
     def events(self, *types: str) -> list[dict[str, Any]]:
-        return self._workspace.get(f"/v1/sessions/{self.id}/events", limit=1000, **({"types": types} if types else {}))["data"]
+        every = self._workspace.get(f"/v1/sessions/{self.id}/events", limit=1000)["data"]
+        return [event for event in every if not types or event["type"] in types]
 
     def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 15) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
