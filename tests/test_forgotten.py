@@ -136,6 +136,25 @@ def test_a_deletion_while_temporal_is_away_is_remembered(service: ServiceThread)
     assert forgotten(service, young, old, due) == {young}
 
 
+def test_a_session_at_work_is_neither_deleted_nor_archived_and_an_archived_one_is_read_only(workspace: Workspace) -> None:
+    service, session = workspace.service, new_session(workspace)
+    run = say(workspace, session, {"text": "long ", "words": 500, "delay_ms": 20})
+    run.until(lambda row: row["status"] == "running")
+    delete(workspace, session, expect=409)
+    workspace.post(f"/v1/sessions/{session}/archive", expect=409)
+    assert forgotten(service, run.id) == set()
+    run.command("cancel")
+    run.wait()
+
+    assert workspace.post(f"/v1/sessions/{session}/archive", expect=200)["archived_at"] is not None
+    assert workspace.post(f"/v1/sessions/{session}/messages", {"content": "more"}, expect=409)["code"] == "archived"
+    assert workspace.get("/v1/sessions")["data"] == []
+    assert [found["id"] for found in workspace.get("/v1/sessions", include_archived=True)["data"]] == [session]
+    assert workspace.get(f"/v1/sessions/{session}/events")["data"][0]["type"] == "user.message"
+    delete(workspace, session)
+    delete(workspace, session, expect=404)
+
+
 def test_open_streams_end_with_session_deleted(workspace: Workspace) -> None:
     session = new_session(workspace)
     run = say(workspace, session, {"text": "One."})
