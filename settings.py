@@ -3,14 +3,17 @@
 import os
 import tomllib
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.agents import ModelId
 from domain.errors import Invalid
 from domain.secrets import Secrets
+from domain.sessions import Keep
 from providers.config import BaseUrl, EnvName, ProviderConfig, presets
 from tools.mcp.config import McpCommand
 from tools.sandbox import ShellLimits
@@ -85,6 +88,16 @@ class SecretSettings(BaseModel):
     """The `host` or `host:port` for which agents may use it. None: it is for `[mcp.NAME]` programs only."""
 
 
+class TitleSettings(BaseModel):
+    """`[titles]`: the model that names sessions after their first turn."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+    model: ModelId | None = None
+    """`provider:name`. None: the agent's own model, unless that is a command or a script."""
+
+
 class ConfigFile(BaseModel):
     """`perdure.toml`. Unknown keys are errors."""
 
@@ -94,6 +107,7 @@ class ConfigFile(BaseModel):
     queues: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Task queues this deployment's workers serve, with how many activities at once."""
     tools: ToolSettings = ToolSettings()
+    titles: TitleSettings = TitleSettings()
     mcp: dict[str, McpCommand] = {}
     """Programs that agents may name as MCP servers."""
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], SecretSettings] = {}
@@ -149,6 +163,10 @@ class Settings(BaseSettings):
     """The size of the largest file that can be uploaded."""
     files_keep_days: float = Field(default=30, gt=0)
     """How long after a session's last activity its directory is kept."""
+    sessions_keep_days: float | None = Field(default=None, gt=0, le=36_500)
+    """How long after a session's last activity it is kept, archived or not. Default: for ever."""
+    archived_sessions_keep_days: float | None = Field(default=None, gt=0, le=36_500)
+    """How long a session is kept after it was archived. Default: as others."""
     log_format: Literal["text", "json"] = "text"
     """How logs are written to standard error."""
     task_queue: str = "perdure"
@@ -175,6 +193,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'perdure.db'}"
 
     @property
+    def keep(self) -> Keep:
+        """How long sessions are kept."""
+        return Keep(idle=_days(self.sessions_keep_days), archived=_days(self.archived_sessions_keep_days))
+
+    @property
     def files(self) -> Path:
         """Where the directories of sessions, uploaded files and artifacts are kept."""
         return (self.files_dir or self.data_dir / "files").resolve()
@@ -199,6 +222,10 @@ class Settings(BaseSettings):
     def providers(self, file: ConfigFile) -> dict[str, ProviderConfig]:
         """The presets, and over them what `perdure.toml` says."""
         return {**presets(self.anthropic_base_url, self.openai_base_url), **file.providers}
+
+
+def _days(days: float | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)
 
 
 def load_settings() -> Settings:

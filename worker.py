@@ -18,9 +18,11 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.model import ModelActivities
 from activities.recall import Recall
 from activities.records import RecordActivities
+from activities.slots import Slots
 from activities.subagents import SubagentActivities
 from activities.sweep import SweepActivities
 from activities.tidy import Tidy
+from activities.titles import TitleActivities
 from activities.tools import ToolActivities
 from activities.waits import WaitActivities
 from domain.errors import Invalid
@@ -29,11 +31,11 @@ from domain.tools import Quota
 from live.bus import LiveBus
 from live.memory import EMBEDDED_POLL_SECONDS, SEPARATE_POLL_SECONDS, MemoryBus
 from live.redis import redis_bus
-from providers.config import ProviderConfig
+from providers.config import AnthropicConfig, OpenAICompatibleConfig, ProviderConfig, ScriptedConfig
 from providers.registry import Providers, build_providers
-from settings import BraveSettings, ConfigFile, SearXNGSettings, Settings, load_secrets, secret_reader
+from settings import BraveSettings, ConfigFile, SearXNGSettings, Settings, TitleSettings, load_secrets, secret_reader
 from storage.database import Database
-from storage.starts import Route
+from storage.starts import Route, nobody
 from tools.custom import CustomTools
 from tools.delegate import Delegating
 from tools.http_tools import HttpTools
@@ -51,6 +53,7 @@ from workflows.agent_run import AgentRun
 from workflows.client import RunClient
 from workflows.runner import workflow_runner
 from workflows.sweep import Settle, Sweep
+from workflows.titles import SessionTitle
 
 log = logging.getLogger("perdure")
 
@@ -105,7 +108,7 @@ async def parts(settings: Settings, *, alone: bool = True) -> AsyncGenerator[Par
                 secrets=secrets,
                 mcp=mcp,
                 files=FileStore(settings.files, Quota(bytes=settings.files_quota_mb << 20), settings.files_max_mb << 20),
-                routes=routes(configs),
+                routes=routes(configs, file.titles),
                 queues=file.queues,
             )
         finally:
@@ -138,8 +141,26 @@ def _web_search(file: ConfigFile, read: Callable[[str], str | None]) -> WebSearc
             return WebSearch(backend(key, chosen.max_results, chosen.base_url), chosen.max_results)
 
 
-def routes(configs: Mapping[str, ProviderConfig]) -> dict[str, Route]:
-    return {name: Route(config.queue, int(config.timeout_seconds)) for name, config in configs.items()}
+def routes(configs: Mapping[str, ProviderConfig], titles: TitleSettings) -> dict[str, Route]:
+    """Raises Invalid where titles are to be written by a model of no provider."""
+    if titles.model is not None and titles.model.partition(":")[0] not in configs:
+        raise Invalid(f"titles.model: there is no provider {titles.model.partition(':')[0]!r}")
+    return {name: Route(config.queue, int(config.timeout_seconds), _titles(config, titles)) for name, config in configs.items()}
+
+
+def _titles(config: ProviderConfig, titles: TitleSettings) -> Callable[[str], str | None]:
+    """From an agent's model to the one that names its sessions."""
+    if not titles.enabled:
+        return nobody
+    if titles.model is not None:
+        return lambda _: titles.model
+    match config:
+        case AnthropicConfig() | OpenAICompatibleConfig():
+            return lambda model: model
+        case ScriptedConfig():  # the demonstration's own story has one; other scripts are not to be asked what they do not say
+            return lambda model: model if model.endswith(":demo") else None
+        case _:
+            return nobody
 
 
 async def connect(settings: Settings, address: str, *, lazy: bool = False) -> Client:
@@ -182,13 +203,16 @@ async def working(
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
     sources = (Delegating(), parts.tools, CustomTools(), HttpTools(parts.http, parts.secrets))
     recall, toolbox = Recall(), Toolbox(sources, parts.mcp)
-    model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, _slots(parts.providers))
+    slots = _slots(parts.providers)
+    model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, slots)
     tools = ToolActivities(parts.database, recall, toolbox, parts.files)
     records = RecordActivities(parts.database, parts.routes)
     waits = WaitActivities(parts.database)
     subagents = SubagentActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
-    tidy = Tidy(parts.database, parts.files, timedelta(days=parts.settings.files_keep_days))
+    titles = TitleActivities(parts.database, parts.providers, slots)
+    settings = parts.settings
+    tidy = Tidy(parts.database, parts.files, timedelta(days=settings.files_keep_days), settings.keep)
     sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy)
     bookkeeping = [
         *(records.pause, records.resume, records.answer, records.finish),
@@ -205,10 +229,11 @@ async def working(
             worker = Worker(
                 client,
                 task_queue=queue,
-                workflows=[AgentRun, Sweep, Settle] if queue == main else [],
+                workflows=[AgentRun, Sweep, Settle, SessionTitle] if queue == main else [],
                 activities=[
                     model.complete,
                     tools.run,
+                    titles.write,
                     *(bookkeeping if queue == main else []),
                 ],
                 workflow_runner=workflow_runner(),
@@ -246,8 +271,8 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
     )
 
 
-def _slots(providers: Providers) -> Mapping[str, asyncio.Semaphore]:
-    slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(8))
+def _slots(providers: Providers) -> Mapping[str, Slots]:
+    slots: defaultdict[str, Slots] = defaultdict(lambda: Slots(8))
     for name, config in providers.configs.items():
-        slots[name] = asyncio.Semaphore(config.concurrency)
+        slots[name] = Slots(config.concurrency)
     return slots

@@ -6,7 +6,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.lost_calls import end_lost_call
-from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput, ResumeInput
+from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput, ResumeInput, TitleStart
 from domain.errors import NotFound, RunFinished
 from domain.events import (
     AgentToolResult,
@@ -26,11 +26,12 @@ from domain.events import (
 )
 from domain.runs import RunError, RunStatus, StopReason
 from storage.approvals import Approvals
-from storage.database import Database, Transaction
+from storage.database import Connection, Database, Transaction
 from storage.journal import Draft, Journal, pending_input, read_one
 from storage.runs import Runs
-from storage.starts import Route, run_start
+from storage.starts import Route, run_start, title_start
 from storage.tables import RunRow
+from storage.titles import Titles, turn_to_name
 from storage.waits import Waits, standing
 
 
@@ -96,7 +97,18 @@ class RecordActivities:
         Answers `finished: false` and writes nothing when a completed run has input that it has not read yet.
         """
         async with self._database.write() as transaction:
-            return await finish(transaction, outcome, self._routes)
+            result = await finish(transaction, outcome, self._routes)
+            if not result.finished or outcome.status != "completed":
+                return result
+            return result.model_copy(update={"title": await self._title(transaction.connection, outcome.run_id)})
+
+    async def _title(self, connection: Connection, run_id: str) -> TitleStart | None:
+        """Who is to name the session, if it needs that; noted, so that the sweeper sees to it if this answer is lost."""
+        turn = await turn_to_name(connection, run_id)
+        start = None if turn is None else title_start(turn, self._routes)
+        if start is not None:
+            await Titles(connection, start.workspace_id).want(start.session_id)
+        return start
 
     async def _answered(self, transaction: Transaction, answer: AnswerInput, tool_use_id: str) -> dict[str, object]:
         """What becomes of the row: it waits on while another tool use does."""

@@ -13,12 +13,13 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.executions import attempt_of
+from activities.forgotten import ForgottenWorkflows
 from activities.heartbeat import heartbeating
 from activities.records import finish
 from activities.tidy import Tidy
 from domain.approvals import ApprovalStatus
 from domain.clock import now
-from domain.commands import ApproveSignal, FinishInput, RunStart, RunState, SweepInput, SweepResult
+from domain.commands import ApproveSignal, FinishInput, RunStart, RunState, SweepInput, SweepResult, TitleStart
 from domain.errors import NotFound
 from domain.events import ErrorDetail, RetryStatus, SessionError
 from domain.runs import FINISHED, RunError, RunStatus, StopType
@@ -26,8 +27,9 @@ from storage.approvals import Approvals
 from storage.database import Database
 from storage.journal import Draft, Journal
 from storage.runs import Active, Runs
-from storage.starts import Route, run_start
-from storage.tables import RunRow
+from storage.starts import Route, run_start, title_start
+from storage.tables import RunRow, SessionRow
+from storage.titles import Titles, due_titles, first_turn
 from storage.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Commands(Protocol):
     """What the sweeper needs of `workflows.client.RunClient`, which stands a layer above."""
 
     async def start(self, start: RunStart) -> None: ...
+    async def start_title(self, start: TitleStart) -> None: ...
     async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None: ...
     async def resume(self, run_id: str) -> None: ...
     async def cancel(self, run_id: str) -> None: ...
@@ -93,6 +96,7 @@ class SweepActivities:
         self._commands = commands
         self._routes = routes
         self._tidy = tidy
+        self._forgotten = ForgottenWorkflows(database, client)
         self._compared = False
 
     @activity.defn(name="sweep.run")
@@ -102,7 +106,8 @@ class SweepActivities:
         All of its parts are tried, and what one run raises holds up no other.
         """
         async with heartbeating():
-            parts = [self._start_unstarted(), self._deliver_asked(), self._head_sessions(), self._report_stuck()]
+            parts = [self._start_unstarted(), self._deliver_asked(), self._head_sessions(), self._start_titles()]
+            parts += [self._report_stuck(), self._forget()]
             # What Temporal says has ended is found at once, but only while somebody looks, and only what it remembers. A
             # process that begins, or nobody having looked for a while, is when more may have happened: a power cut, a backup.
             thorough = sweep.since is None or not self._compared
@@ -114,7 +119,7 @@ class SweepActivities:
                 raise failure
         self._compared = self._compared or thorough
         counts = [count for count in done if isinstance(count, int)]
-        return SweepResult(delivered=sum(counts[:3]), settled=counts[-1])
+        return SweepResult(delivered=sum(counts[:4]), settled=counts[-1])
 
     @activity.defn(name="sweep.settle")
     async def settle(self, run_id: str) -> None:
@@ -152,6 +157,29 @@ class SweepActivities:
         async with self._database.read() as connection:
             headless = await Runs(connection).headless_sessions(now() - DELIVERY, PAGE)
         return len(await self._each(lambda session_id: self._take_over(session_id, ""), headless))
+
+    async def _start_titles(self) -> int:
+        async with self._database.read() as connection:
+            due = await due_titles(connection, now() - DELIVERY, PAGE)
+        return len(await self._each(self._start_title, due))
+
+    async def _start_title(self, session: SessionRow) -> bool:
+        async with self._database.read() as connection:
+            turn = await first_turn(connection, session.id)
+        start = None if turn is None else title_start(turn, self._routes)
+        if start is not None:
+            await self._commands.start_title(start)
+        async with self._database.write() as transaction:
+            titles = Titles(transaction.connection, session.workspace_id)
+            await (titles.give_up(session.id) if start is None else titles.asked(session.id))
+        return True
+
+    async def _forget(self) -> int:
+        try:
+            await self._forgotten.delete()
+        except RPCError as error:
+            log.warning("histories cannot be deleted now, trying again: %s", error)
+        return 0
 
     async def _settle_closed(self, since: datetime) -> int:
         """Settle what Temporal says has ended since then."""

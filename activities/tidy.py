@@ -1,4 +1,5 @@
-"""Cleaning up on disk, once a day: directories of sessions that have long been idle, and what nothing names any more."""
+"""Cleaning up, once a day: sessions that are not kept any longer, directories of those that have long been idle, and what
+nothing names any more."""
 
 import asyncio
 import logging
@@ -8,9 +9,12 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from activities.retention import Retention
 from domain.clock import now
+from domain.sessions import Keep
 from storage.database import Database
 from storage.files import stored_ids
+from storage.idempotency import expire_keys
 from storage.sessions import expire_directories
 from tools.store import STORED, FileStore
 
@@ -25,10 +29,11 @@ log = logging.getLogger(__name__)
 class Tidy:
     """Costs a listing of the folder a day, and what there is to remove."""
 
-    def __init__(self, database: Database, files: FileStore, keep: timedelta) -> None:
+    def __init__(self, database: Database, files: FileStore, keep: timedelta, sessions: Keep) -> None:
         self._database = database
         self._files = files
         self._keep = keep
+        self._retention = Retention(database, files, sessions)
         self._due = 0.0
 
     async def when_due(self) -> None:
@@ -39,6 +44,10 @@ class Tidy:
     async def run(self, seconds: float) -> bool:
         """Whether all was looked at within that time."""
         until = time.monotonic() + seconds
+        async with self._database.write() as transaction:
+            await expire_keys(transaction.connection)
+        if not await self._retention.run(until):
+            return False
         for workspace in await asyncio.to_thread(_names, self._files.root):
             folder = self._files.root / workspace
             for page in _pages(await asyncio.to_thread(_names, folder)):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from domain.clock import now, wire
 from domain.events import Event
+from domain.ids import new_id
 from domain.sdk_events import SDK_TYPES
 from live.bus import Preview
 
@@ -19,7 +21,7 @@ class Frame:
     run_id: str | None
     content: dict[str, Any]
     seq: int | None = None
-    """None for previews, which no log remembers."""
+    """None for what no log remembers: previews, and that the session was deleted."""
     event_id: str = ""
     preview: Preview | None = None
 
@@ -34,6 +36,13 @@ class Frame:
 
 def durable(event: Event) -> Frame:
     return Frame(type=event.type, run_id=event.run_id, content=event.wire(), seq=event.seq, event_id=event.id)
+
+
+def deleted(session_id: str) -> Frame:
+    """The last frame of a session that was deleted, its log with it."""
+    event_id = new_id("sevt")
+    content = {"id": event_id, "type": "session.deleted", "session_id": session_id, "processed_at": wire(now())}
+    return Frame(type="session.deleted", run_id=None, content=content, event_id=event_id)
 
 
 def start(preview: Preview) -> Frame:

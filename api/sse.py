@@ -114,6 +114,8 @@ async def _frames(
     async with aclosing(tails.follow(session_id, viewer, last_seq)) as frames:
         async for frame in frames:
             if frame.seq is None:
+                if frame.preview is None and not (shown is None or frame.type in shown):
+                    continue
                 if not (sdk and frame.type == "event_delta" and frame.preview and frame.preview.type == "agent.thinking"):
                     # The `anthropic` package knows deltas of text only: reasoning is announced to it and then comes whole.
                     yield _encode(viewer.cursor, frame.type, frame.data)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
-from api.frames import Frame, delta, durable, start
+from api.frames import Frame, deleted, delta, durable, start
 from api.mailbox import Mailbox
 from domain.errors import Unavailable
 from domain.events import RUN_OVER_TYPES, Event
@@ -247,6 +247,13 @@ class Tail:
         self._tell_waiting()
         self._end()
 
+    def deleted(self) -> None:
+        """The session is gone: say so, and end all streams."""
+        frame = deleted(self._session_id)
+        for viewer in self.viewers:
+            viewer.push(frame)
+        self.end()
+
     def _end(self) -> None:
         for viewer in self.viewers:
             viewer.push(None)
@@ -267,6 +274,11 @@ class Tails:
         self.leaving = True
         for tail in self._tails.values():
             tail.end()
+
+    def deleted(self, session_id: str) -> None:
+        """End the session's streams here and now; those of other processes find it out when they look."""
+        if tail := self._tails.get(session_id):
+            tail.deleted()
 
     async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncGenerator[Frame, None]:
         """Frames after the viewer's cursor: the log first, then live; complete, in order, without repeats.
@@ -299,8 +311,10 @@ class Tails:
                     frame = await viewer.queue.get()
                     if frame is None:
                         return
-                    if frame.preview is None:
+                    if frame.seq is not None:
                         viewer.passes(frame)
+                        yield frame
+                    elif frame.preview is None:
                         yield frame
                     else:
                         for piece in viewer.unseen(frame):
@@ -327,15 +341,18 @@ class Tails:
             waited = 0.0
             followed = list(self._tails)
             for begin in range(0, len(followed), PAGE):
+                asked = followed[begin : begin + PAGE]
                 try:
                     async with self._database.read() as connection:
-                        ends = await last_seqs(connection, followed[begin : begin + PAGE])
+                        ends = dict(await last_seqs(connection, asked))
                 except Unavailable as error:
                     log.warning("the ends of the logs cannot be read, trying again: %s", error.message)
                     continue
-                for session_id, last_seq in ends:
-                    if tail := self._tails.get(session_id):
-                        tail.tell(last_seq)
+                for session_id in asked:
+                    if session_id not in ends:
+                        self.deleted(session_id)
+                    elif tail := self._tails.get(session_id):
+                        tail.tell(ends[session_id])
         self._polling = None
 
     async def _log(self, session_id: str, viewer: Viewer, until: int) -> AsyncIterator[Frame]:

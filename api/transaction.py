@@ -7,12 +7,11 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
-from sqlalchemy import delete, select, text
+from sqlalchemy import select, text
 from sqlmodel import col
 
 from api.auth import authenticate
@@ -20,6 +19,7 @@ from domain.clock import now
 from domain.errors import BadRequest, IdempotencyInFlight, IdempotencyKeyReused, Invalid, TooLarge, Unavailable
 from domain.keys import Principal
 from storage.database import Connection, Database, Transaction
+from storage.idempotency import expire_keys
 from storage.journal import Journal
 from storage.outages import in_time
 from storage.rows import add, fetch_one
@@ -28,7 +28,6 @@ from storage.tables import IdempotencyRow
 log = logging.getLogger(__name__)
 
 MAX_BODY = 10 * 1024 * 1024
-KEPT = timedelta(hours=24)
 REQUEST_SECONDS = 8.0
 """A request that waits longer for the database is refused: its caller can do something better, such as trying again."""
 _MAX_KEY = 255
@@ -207,7 +206,7 @@ class _Record:
             locked = await self.connection.execute(lock, {"name": f"{self.workspace_id}|{self.route}|{self.key}"})
             if not locked.scalar_one():
                 raise IdempotencyInFlight(_IN_FLIGHT)
-        await self.connection.execute(delete(IdempotencyRow).where(col(IdempotencyRow.created_at) < now() - KEPT))
+        await expire_keys(self.connection)
         statement = select(IdempotencyRow).where(
             col(IdempotencyRow.workspace_id) == self.workspace_id,
             col(IdempotencyRow.route) == self.route,

@@ -30,6 +30,8 @@ kind = "command"
 argv = ["sh", "-c", "sleep 600 & echo $$ $!; wait"]
 [tools]
 modules = ["benchmarks.tools"]
+[titles]
+enabled = false
 """
 _UP = (sys.executable, "-c", "from commands.serve import up; up()")
 _API = (sys.executable, "-c", "from commands.serve import api; api()")

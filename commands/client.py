@@ -57,6 +57,9 @@ class SessionAgent(BaseModel):
 class Session(BaseModel):
     id: str
     title: str | None
+    status: str
+    created_at: datetime
+    archived_at: datetime | None
     agent: SessionAgent
     message_count: int
     last_message: LastMessage | None
@@ -161,6 +164,19 @@ class Client:
 
     def session(self, session_id: str) -> Session:
         return self.connection.get(_at("sessions", session_id), Session)
+
+    def sessions(self, *, limit: int, archived: bool) -> list[Session]:
+        """The newest first."""
+        return self._pages("/v1/sessions", Page[Session], {"include_archived": "true"} if archived else {}, limit)
+
+    def rename_session(self, session_id: str, title: str) -> Session:
+        return self.connection.post(_at("sessions", session_id), Session, {"title": title})
+
+    def archive_session(self, session_id: str) -> Session:
+        return self.connection.post(f"{_at('sessions', session_id)}/archive", Session)
+
+    def delete_session(self, session_id: str) -> None:
+        self.connection.delete(_at("sessions", session_id))
 
     def send(self, session_id: str, text: str) -> Accepted:
         return self.connection.post(f"{_at('sessions', session_id)}/messages", Accepted, {"content": text})

@@ -13,7 +13,7 @@ from domain.events import EventPayload
 from domain.keys import SCOPES
 from domain.tools import Tool
 from providers.config import AnthropicConfig, CommandConfig, OpenAICompatibleConfig, ScriptedConfig, presets
-from settings import BraveSettings, SearXNGSettings, Settings, ShellSettings, TavilySettings
+from settings import BraveSettings, SearXNGSettings, Settings, ShellSettings, TavilySettings, TitleSettings
 from tools.mcp.config import McpCommand
 from tools.registry import builtin_tools
 from tools.search_backends import SearXNG
@@ -41,6 +41,7 @@ def reference() -> str:
         f"There without configuration: {', '.join(f'`{name}`' for name in presets())}.",
         *(_provider(config) for config in (AnthropicConfig, OpenAICompatibleConfig, CommandConfig, ScriptedConfig)),
         "### tools.shell\n\n" + _keys(ShellSettings),
+        "### titles\n\n" + _keys(TitleSettings),
         "### [mcp.NAME]",
         _keys(McpCommand),
         *(_search(config) for config in (SearXNGSettings, BraveSettings, TavilySettings)),

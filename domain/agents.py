@@ -4,14 +4,22 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from domain.agent_tools import AgentTool, McpToolset, names_of, spelled_out
 from domain.mcp import McpServer
 from domain.multiagent import Multiagent
 from domain.strict import Strict
 
+
+def _model_id(value: str) -> str:
+    if not _MODEL.match(value):
+        raise ValueError("a model is written provider:name, for example anthropic:claude-sonnet-5-5; see GET /v1/models")
+    return value
+
+
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9_.-]*:\S{1,200}$")
+ModelId = Annotated[str, AfterValidator(_model_id)]
 
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
 
@@ -21,7 +29,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    id: str
+    id: ModelId
 
     @property
     def provider(self) -> str:
@@ -34,13 +42,6 @@ class ModelConfig(BaseModel):
     @property
     def options(self) -> dict[str, JsonValue]:
         return dict(self.model_extra or {})
-
-    @field_validator("id")
-    @classmethod
-    def _shape(cls, value: str) -> str:
-        if not _MODEL.match(value):
-            raise ValueError("a model is written provider:name, for example anthropic:claude-sonnet-5-5; see GET /v1/models")
-        return value
 
 
 class Limits(Strict):

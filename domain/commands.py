@@ -223,10 +223,21 @@ class FinishInput(BaseModel, frozen=True):
     lost: bool = False
 
 
+class TitleStart(BaseModel, frozen=True):
+    """The input of the `session_title` workflow: the session's title is to be written, of what was said in that run."""
+
+    session_id: str
+    workspace_id: str
+    run_id: str
+    model: str
+    queue: str | None = None
+
+
 class FinishResult(BaseModel, frozen=True):
     finished: bool
     """False: new input came in at the last moment; the run goes on with it."""
     next_run: RunStart | None = None
+    title: TitleStart | None = None
 
 
 class CancelSignal(BaseModel, frozen=True):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, JsonValue, PlainSerializer, TypeAdapter
 from domain.clock import wire
 from domain.payload import Payload, TextContent
 from domain.runs import RunError, StopReason
+from domain.session_events import TitleSuggested
 from domain.thread_events import (
     ThreadCreated,
     ThreadIdle,
@@ -341,6 +342,7 @@ EventPayload = Annotated[
     | ThreadRescheduled
     | ThreadTerminated
     | SessionUpdated
+    | TitleSuggested
     | SessionError
     | RunQueued
     | RunStarted

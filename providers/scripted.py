@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
+from domain import titles
 from domain.completions import (
     AnswerBlock,
     Block,
@@ -122,6 +123,7 @@ class Story(Strict):
     with_tools: tuple[Step, ...]
     without_tools: tuple[Step, ...]
     later: tuple[Step, ...]
+    title: Step
 
 
 class ScriptedProvider:
@@ -186,6 +188,8 @@ class ScriptedProvider:
     def _demo(self, request: CompletionRequest) -> Step:
         """The next step of the story. What a stop cut off is said again, and the note that follows it is no new question."""
         messages = request.messages
+        if request.system == titles.SYSTEM:
+            return self._tell(" ".join(" ".join(_texts(messages[0])[:1]).split())).title
         # Without the message: it is never at the end of a text.
         chapters = self._tell("")
         ends = tuple(step.text[-24:] for step in (*chapters.with_tools, *chapters.without_tools, *chapters.later))

@@ -5,8 +5,9 @@ from datetime import datetime
 from domain import events
 from domain.clock import wire
 from domain.runs import RunStatus
+from domain.session_events import TitleSuggested
 from domain.transcript import plain
-from domain.usage import Usage
+from domain.usage import Cost, Usage
 from storage.changes import Changes
 
 LAST_MESSAGE_CHARS = 200
@@ -43,9 +44,11 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
             run |= {"status": RunStatus.RUNNING, "paused_at": None, "pause_requested_at": None, "pause_mode": None}
             run["resume_requested_at"] = None
         case events.ModelRequestEnd(model_usage=usage, is_error=is_error) if not is_error or usage.output_tokens:
-            _add_usage(on_run, usage, payload)
-            _add_usage(on_session, usage, payload)
+            _add_usage(on_run, usage, payload.cost)
+            _add_usage(on_session, usage, payload.cost)
             on_run.plus("step_count", 1)
+        case TitleSuggested(model_usage=usage, cost=cost):
+            _add_usage(on_session, usage, cost)
         case events.RunCompleted(stop_reason=reason):
             _over(run, RunStatus.COMPLETED, reason.type, moment)
         case events.RunFailed(stop_reason=reason, error=error):
@@ -64,15 +67,15 @@ def _message(session: Changes, role: str, text: str, moment: datetime) -> None:
     session.set["last_message"] = {"role": role, "text": text[:LAST_MESSAGE_CHARS], "created_at": wire(moment)}
 
 
-def _add_usage(changes: Changes, usage: Usage, end: events.ModelRequestEnd) -> None:
+def _add_usage(changes: Changes, usage: Usage, cost: Cost | None) -> None:
     for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
         changes.plus(name, getattr(usage, name))
     if usage.estimated:
         changes.set["usage_estimated"] = True
-    if end.cost is None:
+    if cost is None:
         changes.set["cost_nano_usd"] = None
     else:
-        changes.plus("cost_nano_usd", end.cost.nano_usd)
+        changes.plus("cost_nano_usd", cost.nano_usd)
     changes.plus("model_call_count", 1)
 
 

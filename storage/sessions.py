@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, false, or_, select, update
 from sqlmodel import col
 
 from domain.clock import now
 from domain.errors import NotFound
 from domain.files import MountedFile
 from domain.ids import new_id
-from domain.sessions import OnBusy, SessionStatus
+from domain.sessions import Keep, OnBusy, SessionStatus
 from storage.database import Connection
+from storage.forgotten import forget_workflows
 from storage.rows import Page, add, fetch_one, owned, page
+from storage.runs import unfinished
 from storage.tables import AgentRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
 
 
@@ -83,8 +85,19 @@ class Sessions:
             .values(updated_at=now(), **columns)
         )
 
+    async def expired(self, session_id: str, keep: Keep) -> bool:
+        """Whether it is there and not kept any longer; locked, so that no message comes between."""
+        mine = (col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)
+        # The lock first: a message that was committed just before it is seen only by a statement that begins behind it.
+        await self._connection.execute(select(col(SessionRow.id)).where(*mine).with_for_update())
+        return (await self._connection.execute(select(col(SessionRow.id)).where(*mine, _over(keep)))).first() is not None
+
     async def delete(self, session_id: str) -> None:
-        """The session with its runs, events and artifacts. The caller has seen that no run is active."""
+        """The session with its runs, events and artifacts; their workflows are noted to be deleted in Temporal.
+
+        The caller has seen that no run is active.
+        """
+        await forget_workflows(self._connection, session_id)
         for row in (ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
             await self._connection.execute(delete(row).where(col(row.session_id) == session_id))
         await self._connection.execute(
@@ -140,6 +153,31 @@ async def resources_mounted(connection: Connection, session_id: str, count: int)
     found = (await connection.execute(statement)).scalar_one_or_none()
     if len(found or ()) == count:
         await connection.execute(update(SessionRow).where(col(SessionRow.id) == session_id).values(resources_pending=False))
+
+
+def _over(keep: Keep) -> ColumnElement[bool]:
+    """Of a session: that its time is over, and that nothing in it is under way or waits."""
+    moment, at_work = now(), exists().where(col(RunRow.session_id) == col(SessionRow.id), unfinished())
+    too_old: list[ColumnElement[bool]] = []
+    if keep.idle is not None:
+        too_old.append(col(SessionRow.updated_at) < moment - keep.idle)
+    if keep.archived is not None:
+        too_old.append(col(SessionRow.archived_at) < moment - keep.archived)
+    return and_(or_(false(), *too_old), col(SessionRow.active_run_id).is_(None), ~at_work)
+
+
+async def expired_sessions(
+    connection: Connection, keep: Keep, after: str, limit: int
+) -> tuple[list[tuple[str, str]], str | None]:
+    """Of the next so many sessions those that are not kept any longer, with their workspaces; and the id behind which to go on.
+
+    For the worker only. So many of all, not of the expired: the database is not to look through everything at once.
+    """
+    page = select(col(SessionRow.id)).where(col(SessionRow.id) > after).order_by(col(SessionRow.id)).limit(limit)
+    ids = list((await connection.execute(page)).scalars())
+    expired = select(col(SessionRow.id), col(SessionRow.workspace_id)).where(col(SessionRow.id).in_(ids), _over(keep))
+    found = [(row.id, row.workspace_id) for row in await connection.execute(expired)]
+    return found, ids[-1] if len(ids) == limit else None
 
 
 async def expire_directories(

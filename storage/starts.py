@@ -1,24 +1,30 @@
 """From a stored run to the input of its workflow. Used where a run is created and where the next one is taken up."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from domain.agents import Limits
-from domain.commands import PauseSignal, Progress, RunStart
+from domain.commands import PauseSignal, Progress, RunStart, TitleStart
 from storage.tables import RunRow
+
+
+def nobody(_model: str) -> None:
+    """No model writes titles."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where a provider's model calls run and how long one may take."""
+    """Where a provider's model calls run, how long one may take, and who names the sessions that it answers in."""
 
     queue: str | None = None
     timeout_seconds: int = 900
+    titles: Callable[[str], str | None] = nobody
+    """From an agent's model to the one that writes the titles of its sessions, if one does."""
 
 
 def run_start(row: RunRow, routes: Mapping[str, Route]) -> RunStart:
     """`routes` by provider name."""
-    route = routes.get(row.model.partition(":")[0], Route())
+    route = _route(row.model, routes)
     return RunStart(
         run_id=row.id,
         session_id=row.session_id,
@@ -32,3 +38,21 @@ def run_start(row: RunRow, routes: Mapping[str, Route]) -> RunStart:
         progress=Progress(),
         pause=None if row.pause_requested_at is None else PauseSignal(mode="now" if row.pause_mode == "now" else "step"),
     )
+
+
+def title_start(row: RunRow, routes: Mapping[str, Route]) -> TitleStart | None:
+    """To have the title of the run's session written, of what was said in the run. None: no model does that."""
+    model = _route(row.model, routes).titles(row.model)
+    if model is None:
+        return None
+    return TitleStart(
+        session_id=row.session_id,
+        workspace_id=row.workspace_id,
+        run_id=row.id,
+        model=model,
+        queue=_route(model, routes).queue,
+    )
+
+
+def _route(model: str, routes: Mapping[str, Route]) -> Route:
+    return routes.get(model.partition(":")[0], Route())

@@ -70,6 +70,7 @@ _OPEN = column("archived_at").is_(None)
 _ACTIVE = column("active_run_id").is_not(None)
 _PENDING = column("processed_at").is_(None)
 _SUBAGENT = column("parent_run_id").is_not(None)
+_TITLE_DUE = column("titling") == literal_column("'due'")
 
 
 class WorkspaceRow(SQLModel, table=True):
@@ -142,6 +143,7 @@ class SessionRow(UsageColumns, table=True):
         _partial("ix_sessions_open_status", "workspace_id", "status", "created_at", "id", where=_OPEN),
         _partial("ix_sessions_open_agent", "agent_id", "created_at", "id", where=_OPEN),
         _partial("ix_sessions_active_run_id", "active_run_id", where=_ACTIVE),
+        _partial("ix_sessions_title_due", "id", where=_TITLE_DUE),
     )
 
     id: str = Field(primary_key=True)
@@ -149,6 +151,9 @@ class SessionRow(UsageColumns, table=True):
     agent_id: str = Field(foreign_key="agents.id")
     agent_version: int
     title: str | None = None
+    titling: str | None = None
+    """`due`: a model is to write the title. `asked`: and its workflow exists. `done`: it has, has given up, or somebody else
+    named the session."""
     environment_id: str = "env_default"
     on_busy: str = "queue"
     permissions: dict[str, str] = Field(
@@ -349,6 +354,18 @@ class ArtifactRow(SQLModel, table=True):
     sha256: str
     path: str = Field(sa_column=Column(Text(), nullable=False))
     created_at: datetime = _time()
+
+
+class ForgottenWorkflowRow(SQLModel, table=True):
+    """A workflow whose session was deleted: Temporal is to delete its histories, too. The row goes when they have."""
+
+    __tablename__ = "forgotten_workflows"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
+    __table_args__ = (Index("ix_forgotten_workflows_due_at", "due_at", "workflow_id"),)
+
+    workflow_id: str = Field(primary_key=True)
+    created_at: datetime = _time()
+    due_at: datetime = _time()
+    """When Temporal is to be asked next."""
 
 
 class IdempotencyRow(SQLModel, table=True):

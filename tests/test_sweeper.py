@@ -26,6 +26,7 @@ from domain.clock import now
 from domain.commands import SweepInput, SweepResult
 from domain.events import TextContent
 from domain.keys import SCOPES, Principal
+from domain.sessions import Keep
 from storage.runs import Runs
 from storage.tables import RunRow, SessionRow
 from tests.service import RunView, ServiceThread, Workspace
@@ -92,7 +93,7 @@ def sweep(service: ServiceThread, since: datetime | None = None) -> SweepResult:
     async def once() -> SweepResult:
         client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
         commands = RunClient(client, service.settings.task_queue)
-        tidy = Tidy(service.parts.database, service.parts.files, timedelta(days=30))
+        tidy = Tidy(service.parts.database, service.parts.files, timedelta(days=30), Keep())
         sweeper = SweepActivities(service.parts.database, client, commands, service.parts.routes, tidy)
         if since is not None:
             await ActivityEnvironment().run(sweeper.run, SweepInput())

@@ -9,6 +9,7 @@ from sqlmodel import col
 
 from activities.tidy import Tidy
 from domain.clock import now
+from domain.sessions import Keep
 from storage.tables import SessionRow
 from tests.files import CSV, directory, results, stored, upload, use
 from tests.service import ServiceThread, Workspace
@@ -19,7 +20,7 @@ TOOLS = ["read", "write", "publish_artifact"]
 
 
 def tidy(service: ServiceThread, keep: timedelta) -> None:
-    assert service.call(Tidy(service.parts.database, service.parts.files, keep).run(60))
+    assert service.call(Tidy(service.parts.database, service.parts.files, keep, Keep()).run(60))
 
 
 def age(service: ServiceThread, session_id: str, days: int) -> None:

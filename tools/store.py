@@ -57,6 +57,14 @@ class FileStore:
         for id in ids:
             self.path(workspace_id, id).unlink(missing_ok=True)
 
+    def remove_session(self, workspace_id: str, session_id: str, artifact_ids: list[str]) -> None:
+        """Of a session that was deleted: its artifacts and its directory. What this leaves, nothing names any more: it is
+        tidied away."""
+        with suppress(OSError):
+            self.remove_stored(workspace_id, artifact_ids)
+        with suppress(OSError):
+            self.remove_directory(workspace_id, session_id)
+
 
 def store_beside(directory: Path) -> Path:
     """Where the stored files of a session's workspace are, by the session's directory."""

@@ -140,6 +140,8 @@ class AgentRun:
                 expiry.cancel()
         if finished.next_run is not None:
             await endings.start_next(finished.next_run)
+        if finished.title is not None:
+            await endings.start_title(finished.title)
         return RunResult(status=outcome.status, stop_reason=outcome.stop_type)
 
     async def _steps(self) -> FinishInput:

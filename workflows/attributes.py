@@ -33,6 +33,16 @@ def of(start: RunStart) -> TypedSearchAttributes:
     )
 
 
+def of_session(workspace_id: str, session_id: str, model: str) -> TypedSearchAttributes:
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(WORKSPACE, workspace_id),
+            SearchAttributePair(SESSION, session_id),
+            SearchAttributePair(MODEL, model),
+        ]
+    )
+
+
 async def ensure(client: Client) -> None:
     """Register what is missing in the namespace: without them no run could start. Where that is not allowed, say what to do."""
     try:

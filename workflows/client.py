@@ -24,11 +24,13 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.executions import attempt_of
-from domain.commands import ApproveSignal, InputSignal, PauseSignal, RunStart, RunState
+from domain.commands import ApproveSignal, InputSignal, PauseSignal, RunStart, RunState, TitleStart
 from domain.errors import Unavailable
+from domain.ids import settle_id, title_id
 from workflows import attributes
 from workflows.agent_run import AgentRun
 from workflows.sweep import Settle, Sweep
+from workflows.titles import SessionTitle
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +120,29 @@ class RunClient:
             self._client.start_workflow(
                 Settle.run,
                 run_id,
-                id=f"settle-{run_id}",
+                id=settle_id(run_id),
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 rpc_timeout=self._rpc,
             )
         )
+
+    async def start_title(self, start: TitleStart) -> None:
+        """Have a session named; that happens once."""
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await self._reach(
+                self._client.start_workflow(
+                    SessionTitle.run,
+                    start,
+                    id=title_id(start.session_id),
+                    task_queue=self._task_queue,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                    search_attributes=attributes.of_session(start.workspace_id, start.session_id, start.model),
+                    static_summary=f"title by {start.model}",
+                    rpc_timeout=self._rpc,
+                )
+            )
 
     async def state(self, run_id: str) -> RunState:
         return await self._reach(

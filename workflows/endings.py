@@ -7,7 +7,8 @@ from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from domain.commands import FinishInput, RunStart, Tries
+from domain.commands import FinishInput, RunStart, TitleStart, Tries
+from domain.ids import title_id
 from domain.runs import StopType
 from workflows import attributes
 
@@ -76,4 +77,18 @@ async def start_next(following: RunStart) -> None:
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             search_attributes=attributes.of(following),
             static_summary=f"{following.agent} on {following.model}",
+        )
+
+
+async def start_title(title: TitleStart) -> None:
+    """Have the session named, by a workflow of its own: nothing waits for that."""
+    with contextlib.suppress(WorkflowAlreadyStartedError):
+        await workflow.start_child_workflow(
+            "session_title",
+            title,
+            id=title_id(title.session_id),
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            search_attributes=attributes.of_session(title.workspace_id, title.session_id, title.model),
+            static_summary=f"title by {title.model}",
         )

@@ -9,6 +9,7 @@ from temporalio.workflow import ActivityCancellationType
 from domain.commands import SLOT_SECONDS
 
 MODEL_ATTEMPTS = 12
+TITLE_ATTEMPTS = 4
 HEARTBEAT = timedelta(seconds=12)
 """A lost worker is noticed after this long. Shorter costs the server: 200 calls at 1 s took a whole core."""
 MODEL_HANDED_BACK = 100
@@ -18,6 +19,7 @@ MODEL_HANDED_BACK = 100
 class ActivityOptions(TypedDict, total=False):
     task_queue: str | None
     start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
     heartbeat_timeout: timedelta
     retry_policy: RetryPolicy
     cancellation_type: ActivityCancellationType
@@ -62,6 +64,19 @@ def record(summary: str) -> ActivityOptions:
         "start_to_close_timeout": timedelta(seconds=10),  # as long as a lost worker holds up the run here
         "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5)),
         "summary": summary,
+    }
+
+
+def title(queue: str | None) -> ActivityOptions:
+    """Tried for some four minutes, as long as a model may be busy or away; then the session stays without one."""
+    return {
+        "task_queue": queue,
+        "start_to_close_timeout": timedelta(minutes=3),
+        "schedule_to_close_timeout": timedelta(hours=1),  # where nobody serves that queue
+        "retry_policy": RetryPolicy(
+            initial_interval=timedelta(seconds=5), backoff_coefficient=6, maximum_attempts=TITLE_ATTEMPTS
+        ),
+        "summary": "title",
     }
 
 

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from api.auth import SessionsRead, SessionsWrite
 from api.content import Content, content_of
@@ -33,11 +32,15 @@ from storage.journal import Draft
 from storage.runs import Runs
 from storage.sessions import SessionFilter, Sessions
 from storage.tables import SessionRow
+from storage.titles import Titles
 from tools.store import mount_path
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=TransactionalRoute, responses=PROBLEMS)
 
-Title = Annotated[str, Field(max_length=500)]
+Title = Annotated[
+    Annotated[str, Field(max_length=500)] | None, AfterValidator(lambda title: title if title and title.strip() else None)
+]
+"""A blank one is none."""
 
 
 Permissions = Annotated[dict[ToolName, Policy], Field(max_length=200)]
@@ -112,7 +115,7 @@ class SessionCreate(BaseModel):
 
     agent: AgentChoice
     environment_id: Annotated[str, Field(min_length=1, max_length=100)] = "env_default"
-    title: Title | None = None
+    title: Title = None
     metadata: Metadata = {}
     on_busy: Literal["queue", "reject"] = "queue"
     permissions: Permissions = {}
@@ -122,11 +125,11 @@ class SessionCreate(BaseModel):
 
 
 class SessionUpdate(BaseModel):
-    """Members left out stay; a null `title` clears it; a null metadata value or permission removes it."""
+    """Members left out stay; a null or empty `title` clears it; a null metadata value or permission removes it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    title: Title | None = None
+    title: Title = None
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)] | None], Field(max_length=16)] | None = None
     on_busy: Literal["queue", "reject"] | None = None
     permissions: Annotated[dict[ToolName, Policy | None], Field(max_length=200)] | None = None
@@ -217,13 +220,14 @@ async def update_session(session_id: str, body: SessionUpdate, caller: SessionsW
     row = await sessions.get(session_id, lock=True)
     if "title" in body.model_fields_set:
         row.title = body.title
+        await Titles(unit.connection, caller.workspace_id).rename(session_id, body.title)
     if body.metadata is not None:
         both = {**row.meta, **body.metadata}
         row.meta = {key: value for key, value in both.items() if value is not None}
     if body.permissions is not None:
         both = {**row.permissions, **body.permissions}
         row.permissions = {name: policy for name, policy in both.items() if policy is not None}
-    changes = {"title": row.title, "meta": row.meta, "permissions": row.permissions, "on_busy": body.on_busy or row.on_busy}
+    changes = {"meta": row.meta, "permissions": row.permissions, "on_busy": body.on_busy or row.on_busy}
     await sessions.change(session_id, **changes)
     await unit.journal.append(session_id, None, [Draft(SessionUpdated(title=row.title, metadata=row.meta))])
     return await _session(unit, await sessions.get(session_id))
@@ -238,17 +242,15 @@ async def archive_session(session_id: str, caller: SessionsWrite, unit: UnitOfWo
 
 @router.delete("/{session_id}")
 async def delete_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork, service: TheService) -> SessionDeleted:
-    """Delete it with its runs, events, artifacts and directory. 409 while a turn runs."""
+    """Delete it with its runs, events, artifacts, directory and histories in Temporal. 409 while a turn runs."""
     sessions = Sessions(unit.connection, caller.workspace_id)
     _refuse_active(await sessions.get(session_id, lock=True))
     artifacts = await Artifacts(unit.connection, caller.workspace_id).ids(session_id)
     await sessions.delete(session_id)
 
     async def remove() -> None:
-        # What this leaves, the sweeper finds: nothing names it any more.
-        with suppress(OSError):
-            await asyncio.to_thread(service.files.remove_stored, caller.workspace_id, artifacts)
-            await asyncio.to_thread(service.files.remove_directory, caller.workspace_id, session_id)
+        service.tails.deleted(session_id)
+        await asyncio.to_thread(service.files.remove_session, caller.workspace_id, session_id, artifacts)
 
     unit.deliveries.append(remove)
     return SessionDeleted(id=session_id)

@@ -152,6 +152,25 @@ def test_a_conversation(perdure: Perdure, workspace: Workspace, monkeypatch: pyt
     assert [message["content"][0]["text"] for message in messages] == ["first", ask, "again"]
 
 
+def test_conversations_are_named_and_put_away(perdure: Perdure, workspace: Workspace) -> None:
+    agent = workspace.agent(name="talker", model="demo:echo")["id"]
+    one, two = (workspace.post("/v1/sessions", {"agent": agent})["id"] for _ in range(2))
+
+    def listed(*options: str) -> list[str]:
+        rows = [line.split("\t") for line in perdure("sessions", "list", *options).out.splitlines()[1:]]
+        return [f"{row[0]} {row[1]} {row[2]} {row[-1]}" for row in rows]
+
+    assert perdure("sessions", "rename", one, "Trip to Ghent").out == f"{one} renamed\n"
+    assert listed() == [f"{two} idle talker v1 ", f"{one} idle talker v1 Trip to Ghent"]
+    perdure("sessions", "rename", one, "")
+    perdure("sessions", "archive", two)
+    assert listed() == [f"{one} idle talker v1 "]
+    assert listed("--archived")[0] == f"{two} archived talker v1 "
+    perdure("sessions", "delete", two)
+    assert listed("--archived") == [f"{one} idle talker v1 "]
+    assert "No session" in perdure("sessions", "delete", two, expect=2).err
+
+
 def test_agents_are_applied_from_files(perdure: Perdure, tmp_path: Path) -> None:
     metadata = {"team": "a", "tier": "1"}
     writer: dict[str, object] = {"name": "writer", "model": "demo:demo", "tools": ["write"], "metadata": metadata}

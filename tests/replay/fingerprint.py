@@ -26,6 +26,7 @@ SOURCES = (
     "workflows/agent_run.py",
     "workflows/attributes.py",
     "workflows/sweep.py",
+    "workflows/titles.py",
     "domain/commands.py",  # what defaults old payloads get
 )
 

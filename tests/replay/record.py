@@ -72,6 +72,17 @@ def _delegated(workspace: Workspace) -> RunView:
     return run
 
 
+def _titled(workspace: Workspace) -> RunView:
+    """A turn behind which a title is written and the next turn begins."""
+    session = workspace.post("/v1/sessions", {"agent": workspace.agent(model="demo:demo")["id"]})["id"]
+    said = [{"content": json.dumps({"script": [text, {"text": "Title"}]})} for text in (SLOW, {"text": "end"})]
+    first, _ = [workspace.post(f"/v1/sessions/{session}/messages", body)["run"]["id"] for body in said]
+    while workspace.get(f"/v1/sessions/{session}")["title"] is None:
+        time.sleep(0.1)
+    time.sleep(1)  # until the workflow is closed
+    return RunView(workspace, first)
+
+
 KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "steps": _steps,
     "paused": _paused,
@@ -80,6 +91,7 @@ KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "failed": _failed,
     "limited": _limited,
     "delegated": _delegated,
+    "titled": _titled,
 }
 
 

@@ -39,6 +39,7 @@ def test_there_is_a_history_of_every_kind_of_run() -> None:
         "limited",
         "handed_back",
         "delegated",
+        "titled",
     }
 
 
