@@ -1,8 +1,15 @@
 """A session: a lasting conversation between people and agents."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 OnBusy = Literal["queue", "reject"]
 """What a message does that comes while a turn runs: wait for its own turn, or be refused with 409."""
 
 SessionStatus = Literal["idle", "running", "rescheduling", "terminated"]
+
+Tag = Annotated[str, Field(min_length=1, max_length=50, pattern=r"^[^\s,\x00-\x1f\x7f]+( [^\s,\x00-\x1f\x7f]+)*$")]
+"""Words with single spaces between them, and no commas."""
+
+Tags = Annotated[tuple[Tag, ...], Field(max_length=20)]
