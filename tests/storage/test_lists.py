@@ -34,7 +34,6 @@ LISTS = (
     "/v1/sessions?model=demo:script&include_archived=true",
     "/v1/sessions?tag=both",
     "/v1/sessions?tag=both&statuses=idle&statuses=running",
-    "/v1/sessions?tag=both&agent_id={agent}",
     "/v1/sessions?metadata=k%3Dv",
     "/v1/agents",
     "/v1/agents?include_archived=true",
