@@ -131,6 +131,22 @@ class LastMessage(BaseModel):
     created_at: str
 
 
+class SnippetPart(BaseModel):
+    text: str
+    match: bool
+
+
+class SearchMatch(BaseModel):
+    """The text by which a search has found a session."""
+
+    field: Literal["title", "message"]
+    event_id: str | None
+    """Of the message."""
+    score: float
+    snippet: list[SnippetPart]
+    """Plain text in pieces; the pieces that match are to be marked."""
+
+
 class Session(BaseModel):
     """The `anthropic` package's BetaManagedAgentsSession, and what Perdure adds."""
 
@@ -141,6 +157,7 @@ class Session(BaseModel):
     title: str | None
     environment_id: str
     metadata: dict[str, str]
+    tags: list[str] = []
     usage: SessionUsage
     stats: Stats
     resources: list["Resource"]
@@ -156,6 +173,8 @@ class Session(BaseModel):
     queue_length: int
     message_count: int
     last_message: LastMessage | None
+    match: SearchMatch | None = None
+    """Only in the list with `search`."""
     cost: Cost | None
     created_at: Time
     updated_at: Time
@@ -172,6 +191,7 @@ class Session(BaseModel):
                 "title": row.title,
                 "environment_id": row.environment_id,
                 "metadata": row.meta,
+                "tags": row.tags,
                 "usage": {**usage.model_dump(), "active_seconds": row.active_seconds},
                 "stats": {
                     "active_seconds": row.active_seconds,

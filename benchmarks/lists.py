@@ -59,10 +59,10 @@ async def _compare(kind: str, size: Size, server: PostgresServer | None) -> list
 
 async def compared(kind: str, few: tuple[Perdure, Seeded], many: tuple[Perdure, Seeded], size: Size) -> list[Figure]:
     of_few, of_many = await _paths(*few), await _paths(*many)
-    return [await _figure(f"{name} ({kind})", (few[0], path), (many[0], of_many[name]), size) for name, path in of_few.items()]
+    return [await figure(f"{name} ({kind})", (few[0], path), (many[0], of_many[name]), size) for name, path in of_few.items()]
 
 
-async def _figure(name: str, few: tuple[Perdure, str], many: tuple[Perdure, str], size: Size) -> Figure:
+async def figure(name: str, few: tuple[Perdure, str], many: tuple[Perdure, str], size: Size) -> Figure:
     rounds: list[tuple[float, float]] = []
     rows = [await _rows(*side) for side in (few, many)]
     if rows[0] != rows[1] or not rows[0]:

@@ -26,6 +26,8 @@ class Size:
     """Of each session in a round."""
     runs: int = 100_000
     """Of the large database."""
+    sessions: int = 100_000
+    """Of the large database that is searched."""
     requests: int = 60
     """To each list in a round."""
     streams: int = 2_000
@@ -41,7 +43,7 @@ class Size:
     """Also on Postgres, where it is installed."""
 
 
-QUICK = Size(rounds=3, runs=20_000, requests=30, waiting=1_000, window_seconds=10, stops=5)
+QUICK = Size(rounds=3, runs=20_000, sessions=20_000, requests=30, waiting=1_000, window_seconds=10, stops=5)
 
 
 @dataclass(frozen=True)

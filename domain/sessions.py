@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 OnBusy = Literal["queue", "reject"]
 """What a message does that comes while a turn runs: wait for its own turn, or be refused with 409."""
@@ -16,3 +18,9 @@ class Keep:
 
     idle: timedelta | None = None
     archived: timedelta | None = None
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=50, pattern=r"^[^\s,\x00-\x1f\x7f]+( [^\s,\x00-\x1f\x7f]+)*$")]
+"""Words with single spaces between them, and no commas."""
+
+Tags = Annotated[tuple[Tag, ...], Field(max_length=20)]

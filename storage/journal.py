@@ -34,6 +34,7 @@ from storage.database import Connection
 from storage.projections import project
 from storage.rows import first_of_each
 from storage.runs import unfinished
+from storage.search_index import index_messages
 from storage.tables import EventRow, RunRow, SessionRow
 
 COLUMNS: tuple[Any, ...] = (
@@ -135,6 +136,7 @@ class Journal:
             ],
         )
         await record_artifacts(self._connection, events)
+        await index_messages(self._connection, events)
         self._appended.setdefault(session_id, []).extend(events)
         return events
 
@@ -283,6 +285,7 @@ def _reading(given: tuple[str, ...], descending: bool) -> Executable:
 _READ_ONE = select(*COLUMNS).where(
     col(EventRow.id) == bindparam("event_id"), col(EventRow.session_id) == bindparam("session_id")
 )
+_READ_MANY = select(*COLUMNS).where(col(EventRow.id).in_(bindparam("event_ids", expanding=True)))
 _WRITTEN = (
     select(*COLUMNS)
     .where(col(EventRow.session_id) == bindparam("session_id"), col(EventRow.append_key) == bindparam("append_key"))
@@ -302,6 +305,11 @@ async def read_one(connection: Connection, session_id: str, event_id: str) -> Ev
     if row is None:
         raise NotFound(f"No event {event_id}.")
     return as_event(row)
+
+
+async def read_many(connection: Connection, event_ids: Sequence[str]) -> list[Event]:
+    """Those events, of any sessions, in no order: the caller knows whose they are."""
+    return [as_event(row) for row in await connection.execute(_READ_MANY, {"event_ids": event_ids})]
 
 
 async def written(connection: Connection, session_id: str, key: str) -> list[Event]:

@@ -66,19 +66,23 @@ async def page(
     cursor: str | None,
     descending: bool,
     one_of: Sequence[ColumnElement[bool]] = (),
+    by: tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[str]] | None = None,
 ) -> Page[R]:
     """One page by creation time and id. Keyset, not offset: the cost of a page does not grow with its number.
 
-    `one_of`: conditions of which one must hold, if there are any.
+    `one_of`: conditions of which one must hold, if there are any. `by`: the same two in a table that the statement joins, whose
+    index has the rows in order.
     """
-    place = tuple_(at, id)
+    key_at, key = by or (at, id)
+    place = tuple_(key_at, key)
     if cursor is not None:
         here = tuple_(*_decode(cursor), types=[at.type, id.type])
         statement = statement.where(place < here if descending else place > here)
-    order = (at.desc(), id.desc()) if descending else (at.asc(), id.asc())
+    order = (key_at.desc(), key.desc()) if descending else (key_at.asc(), key.asc())
     if len(one_of) > 1:
-        firsts = first_of_each(statement.with_only_columns(id), one_of, order, limit + 1)
+        firsts = first_of_each(statement.with_only_columns(key), one_of, order, limit + 1)
         statement = select(row).where(id.in_(firsts))
+        order = (at.desc(), id.desc()) if descending else (at.asc(), id.asc())
     else:
         statement = statement.where(*one_of)
     rows = await fetch(connection, row, statement.order_by(*order).limit(limit + 1))

@@ -12,12 +12,16 @@ from domain.clock import now
 from domain.errors import NotFound
 from domain.files import MountedFile
 from domain.ids import new_id
+from domain.search import Term
 from domain.sessions import Keep, OnBusy, SessionStatus
 from storage.database import Connection
 from storage.forgotten import forget_workflows
-from storage.rows import Page, add, fetch_one, owned, page
+from storage.labels import Label, have, label, listed_under
+from storage.rows import Page, add, fetch, fetch_one, owned, page
 from storage.runs import unfinished
-from storage.tables import AgentRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
+from storage.search_index import Hit, index_title, ranked
+from storage.search_tables import SearchTextRow, SessionLabelRow
+from storage.tables import AgentRow, AgentVersionRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,33 @@ class SessionFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     include_archived: bool = False
+    provider: str | None = None
+    model: str | None = None
+    labels: Sequence[Label] = ()
+    """All of them."""
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """All but for the agent, the labels and the statuses, each of which has an index of its own to find rows by."""
+        archived = None if self.include_archived else col(SessionRow.archived_at).is_(None)
+        pairs = (
+            (SessionRow.agent_version, self.agent_version),
+            (SessionRow.provider, self.provider),
+            (SessionRow.model, self.model),
+        )
+        given = [col(column) == value for column, value in pairs if value is not None]
+        if self.created_after is not None:
+            given.append(col(SessionRow.created_at) > self.created_after)
+        if self.created_before is not None:
+            given.append(col(SessionRow.created_at) < self.created_before)
+        return given if archived is None else [archived, *given]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A session and where the text is by which it was found."""
+
+    session: SessionRow
+    hit: Hit
 
 
 class Sessions:
@@ -44,19 +75,25 @@ class Sessions:
         *,
         title: str | None = None,
         metadata: dict[str, str] | None = None,
+        tags: Sequence[str] = (),
         on_busy: OnBusy = "queue",
         permissions: Mapping[str, str] | None = None,
         environment_id: str = "env_default",
         resources: Sequence[MountedFile] = (),
     ) -> SessionRow:
         moment = now()
+        named = {"agent_id": agent_id, "version": agent_version}
+        model = (await self._connection.execute(_MODEL, named)).scalar_one()
         row = SessionRow(
             id=new_id("sesn"),
             workspace_id=self._workspace_id,
             agent_id=agent_id,
             agent_version=agent_version,
+            provider=model.partition(":")[0],
+            model=model,
             title=title,
             meta=metadata or {},
+            tags=list(tags),
             on_busy=on_busy,
             permissions=dict(permissions or {}),
             environment_id=environment_id,
@@ -66,6 +103,12 @@ class Sessions:
             updated_at=moment,
         )
         await add(self._connection, row)
+        if title is not None:
+            await index_title(self._connection, row.id, title)
+        if tags:
+            await label(self._connection, row, "tag")
+        if metadata:
+            await label(self._connection, row, "metadata")
         return row
 
     async def get(self, session_id: str, *, lock: bool = False) -> SessionRow:
@@ -84,6 +127,10 @@ class Sessions:
             .where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)
             .values(updated_at=now(), **columns)
         )
+        if "tags" in columns:
+            await label(self._connection, await self.get(session_id), "tag")
+        if "meta" in columns:
+            await label(self._connection, await self.get(session_id), "metadata")
 
     async def expired(self, session_id: str, keep: Keep) -> bool:
         """Whether it is there and not kept any longer; locked, so that no message comes between."""
@@ -98,7 +145,7 @@ class Sessions:
         The caller has seen that no run is active.
         """
         await forget_workflows(self._connection, session_id)
-        for row in (ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
+        for row in (SearchTextRow, SessionLabelRow, ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
             await self._connection.execute(delete(row).where(col(row.session_id) == session_id))
         await self._connection.execute(
             delete(SessionRow).where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)
@@ -110,19 +157,17 @@ class Sessions:
         await self.change(session.id, resources=resources, resources_pending=True)
 
     async def find(self, wanted: SessionFilter, *, limit: int, cursor: str | None, descending: bool) -> Page[SessionRow]:
-        statement = select(SessionRow)
-        if wanted.agent_id is None:
+        statement = select(SessionRow).where(*wanted.conditions())
+        by = None
+        if wanted.labels:
+            first, *others = wanted.labels
+            statement = statement.join(SessionLabelRow, col(SessionLabelRow.session_id) == col(SessionRow.id))
+            statement = statement.where(*listed_under(self._workspace_id, first), *have(others))
+            by = (SessionLabelRow.created_at, SessionLabelRow.session_id)
+        elif wanted.agent_id is None:
             statement = statement.where(col(SessionRow.workspace_id) == self._workspace_id)
-        else:
+        if wanted.agent_id is not None:
             statement = statement.where(col(SessionRow.agent_id) == owned(AgentRow, wanted.agent_id, self._workspace_id))
-        if not wanted.include_archived:
-            statement = statement.where(col(SessionRow.archived_at).is_(None))
-        if wanted.agent_version is not None:
-            statement = statement.where(col(SessionRow.agent_version) == wanted.agent_version)
-        if wanted.created_after is not None:
-            statement = statement.where(col(SessionRow.created_at) > wanted.created_after)
-        if wanted.created_before is not None:
-            statement = statement.where(col(SessionRow.created_at) < wanted.created_before)
         return await page(
             self._connection,
             SessionRow,
@@ -133,9 +178,30 @@ class Sessions:
             cursor=cursor,
             descending=descending,
             one_of=[col(SessionRow.status) == status for status in dict.fromkeys(wanted.statuses)],
+            by=by,  # type: ignore[arg-type]
         )
 
+    async def search(
+        self, terms: Sequence[Term], wanted: SessionFilter, *, is_sqlite: bool, limit: int, cursor: str | None
+    ) -> tuple[list[Found], str | None]:
+        """Those that meet the filter and have all the terms in their title or in one message, the best first."""
+        conditions = [*wanted.conditions(), *have(wanted.labels)]
+        if wanted.agent_id is not None:
+            conditions.append(col(SessionRow.agent_id) == wanted.agent_id)
+        if wanted.statuses:
+            conditions.append(col(SessionRow.status).in_(wanted.statuses))
+        hits = await ranked(
+            self._connection, self._workspace_id, terms, conditions, is_sqlite=is_sqlite, limit=limit, cursor=cursor
+        )
+        wanted_ids = [hit.session_id for hit in hits.found]
+        rows = await fetch(self._connection, SessionRow, select(SessionRow).where(col(SessionRow.id).in_(wanted_ids)))
+        by_id = {row.id: row for row in rows}
+        return [Found(by_id[hit.session_id], hit) for hit in hits.found if hit.session_id in by_id], hits.next_page
 
+
+_MODEL = select(col(AgentVersionRow.config)["model"]["id"].as_string()).where(
+    col(AgentVersionRow.agent_id) == bindparam("agent_id"), col(AgentVersionRow.version) == bindparam("version")
+)
 _PENDING_RESOURCES = select(col(SessionRow.resources)).where(
     col(SessionRow.id) == bindparam("session_id"), col(SessionRow.resources_pending)
 )

@@ -142,6 +142,10 @@ class SessionRow(UsageColumns, table=True):
         _partial("ix_sessions_open", "workspace_id", "created_at", "id", where=_OPEN),
         _partial("ix_sessions_open_status", "workspace_id", "status", "created_at", "id", where=_OPEN),
         _partial("ix_sessions_open_agent", "agent_id", "created_at", "id", where=_OPEN),
+        Index("ix_sessions_provider", "workspace_id", "provider", "created_at", "id"),
+        Index("ix_sessions_model", "workspace_id", "model", "created_at", "id"),
+        _partial("ix_sessions_open_provider", "workspace_id", "provider", "created_at", "id", where=_OPEN),
+        _partial("ix_sessions_open_model", "workspace_id", "model", "created_at", "id", where=_OPEN),
         _partial("ix_sessions_active_run_id", "active_run_id", where=_ACTIVE),
         _partial("ix_sessions_title_due", "id", where=_TITLE_DUE),
     )
@@ -150,10 +154,16 @@ class SessionRow(UsageColumns, table=True):
     workspace_id: str = Field(foreign_key="workspaces.id")
     agent_id: str = Field(foreign_key="agents.id")
     agent_version: int
+    provider: str | None = None
+    model: str | None = None
+    """As that version of the agent names it, `provider:name`; here so that sessions are found by it."""
     title: str | None = None
     titling: str | None = None
     """`due`: a model is to write the title. `asked`: and its workflow exists. `done`: it has, has given up, or somebody else
     named the session."""
+    tags: list[str] = Field(
+        default_factory=list, sa_column=Column(JSON(none_as_null=True), nullable=False, server_default="[]")
+    )
     environment_id: str = "env_default"
     on_busy: str = "queue"
     permissions: dict[str, str] = Field(

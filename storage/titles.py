@@ -9,6 +9,7 @@ from domain.clock import now
 from domain.runs import RunStatus
 from storage.database import Connection
 from storage.rows import fetch, fetch_one
+from storage.search_index import index_title
 from storage.tables import RunRow, SessionRow
 
 _UNNAMED = col(SessionRow.title).is_(None)
@@ -53,6 +54,8 @@ class Titles:
         """The one place where a session's title changes."""
         statement = update(SessionRow).where(*self._mine(session_id), *conditions)
         changed = await self._connection.execute(statement.values(title=title, titling="done", updated_at=now()))
+        if changed.rowcount == 1:
+            await index_title(self._connection, session_id, title)
         return changed.rowcount == 1
 
     def _mine(self, session_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

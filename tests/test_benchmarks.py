@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, idempotency, idle, lists, results, stop, tree, viewers
+from benchmarks import growth, idempotency, idle, lists, results, search, stop, tree, viewers
 from benchmarks.measure import Figure, Report, Size, kept
 from benchmarks.model_server import ModelServer
 from benchmarks.seeds import MODEL, many_runs, tables_of
@@ -29,7 +29,9 @@ async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
         (posted,) = await idempotency.repeated("here", [service], 50)
         async with tables_of(service) as database:
             seeded = await many_runs(database, 120)
+            await search.many_sessions(database, 150)
         listed = await lists.compared("here", (service, seeded), (service, seeded), SMALL)
+        searched = await search.compared("here", service, service, SMALL)
 
     assert targets(turn) == ["a turn, ms"]
     assert "| 40 events |" in turn.table()
@@ -39,6 +41,7 @@ async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
     assert len(targets(tree_ended)) == 3
     assert (posted.value, posted.target, posted.verdict) == ("1", "1", "met")
     assert len({figure.name for figure in listed if figure.verdict}) == 21
+    assert len({figure.name for figure in searched if figure.verdict}) == 10
 
 
 def test_a_missed_target_shows_and_counts() -> None:

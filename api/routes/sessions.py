@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -13,6 +13,7 @@ from api.errors import PROBLEMS
 from api.pages import CreatedAt, Cursor, Limit, List, Order, listed
 from api.services.rosters import pinned
 from api.services.runs import NewRun
+from api.services.search import matching
 from api.state import TheService
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
 from api.wire import Session, run_of
@@ -24,11 +25,12 @@ from domain.events import SessionUpdated
 from domain.files import FileResource, MountedFile
 from domain.ids import new_id
 from domain.runs import Run
-from domain.sessions import SessionStatus
+from domain.sessions import SessionStatus, Tags
 from storage.agents import Agents
 from storage.artifacts import Artifacts
 from storage.files import Files
 from storage.journal import Draft
+from storage.labels import Label
 from storage.runs import Runs
 from storage.sessions import SessionFilter, Sessions
 from storage.tables import SessionRow
@@ -117,6 +119,7 @@ class SessionCreate(BaseModel):
     environment_id: Annotated[str, Field(min_length=1, max_length=100)] = "env_default"
     title: Title = None
     metadata: Metadata = {}
+    tags: Tags = ()
     on_busy: Literal["queue", "reject"] = "queue"
     permissions: Permissions = {}
     """Policies by a tool's name that hold in this session instead of the agent's."""
@@ -131,6 +134,8 @@ class SessionUpdate(BaseModel):
 
     title: Title = None
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)] | None], Field(max_length=16)] | None = None
+    tags: Tags | None = None
+    """All of them, in place of those before."""
     on_busy: Literal["queue", "reject"] | None = None
     permissions: Annotated[dict[ToolName, Policy | None], Field(max_length=200)] | None = None
 
@@ -175,6 +180,7 @@ async def create_session(
         agent.version,
         title=body.title,
         metadata=body.metadata,
+        tags=tuple(dict.fromkeys(body.tags)),
         on_busy=body.on_busy,
         permissions=body.permissions,
         environment_id=body.environment_id,
@@ -189,6 +195,7 @@ async def create_session(
 async def list_sessions(
     caller: SessionsRead,
     unit: UnitOfWork,
+    service: TheService,
     created: CreatedAt,
     limit: Limit = 20,
     page: Cursor = None,
@@ -198,12 +205,31 @@ async def list_sessions(
     statuses: Annotated[list[SessionStatus] | None, Query()] = None,
     statuses_brackets: Annotated[list[SessionStatus] | None, Query(alias="statuses[]", include_in_schema=False)] = None,
     include_archived: bool = False,
+    provider: Annotated[str | None, Query(max_length=250, description="As in `provider:name`")] = None,
+    model: Annotated[str | None, Query(max_length=250, description="`provider:name`")] = None,
+    tag: Annotated[list[str] | None, Query(max_length=20, description="All of them")] = None,
+    metadata: Annotated[list[str] | None, Query(max_length=16, description="`key=value`; all of them")] = None,
+    search: Annotated[str | None, Query(max_length=300, description='Words and "phrases", all of them')] = None,
 ) -> List[Session]:
-    """Sessions, the newest first."""
+    """Sessions, the newest first; with `search` those whose title or one of whose messages has the words, the best first."""
+    labels = [*(Label("tag", text) for text in tag or ()), *(Label("metadata", text) for text in metadata or ())]
     wanted = SessionFilter(
-        agent_id, agent_version, statuses or statuses_brackets or (), created.after, created.before, include_archived
+        agent_id,
+        agent_version,
+        statuses or statuses_brackets or (),
+        created.after,
+        created.before,
+        include_archived,
+        provider,
+        model,
+        labels,
     )
     sessions = Sessions(unit.connection, caller.workspace_id)
+    if search is not None and search.strip():
+        found, following = await matching(unit.connection, sessions, search, wanted, service, limit=limit, cursor=page)
+        shown = await _sessions(unit, [row for row, _ in found])
+        matches = zip(shown, found, strict=True)
+        return listed([session.model_copy(update={"match": match}) for session, (_, match) in matches], following)
     found = await sessions.find(wanted, limit=limit, cursor=page, descending=order == "desc")
     return listed(await _sessions(unit, found.rows), found.next_page)
 
@@ -215,19 +241,21 @@ async def get_session(session_id: str, caller: SessionsRead, unit: UnitOfWork) -
 
 @router.post("/{session_id}")
 async def update_session(session_id: str, body: SessionUpdate, caller: SessionsWrite, unit: UnitOfWork) -> Session:
-    """Rename it, change its metadata or what a message to the busy session does."""
+    """Rename it, change its tags, its metadata or what a message to the busy session does."""
     sessions = Sessions(unit.connection, caller.workspace_id)
     row = await sessions.get(session_id, lock=True)
+    changes: dict[str, Any] = {"on_busy": body.on_busy or row.on_busy}
     if "title" in body.model_fields_set:
         row.title = body.title
         await Titles(unit.connection, caller.workspace_id).rename(session_id, body.title)
     if body.metadata is not None:
         both = {**row.meta, **body.metadata}
-        row.meta = {key: value for key, value in both.items() if value is not None}
+        changes["meta"] = row.meta = {key: value for key, value in both.items() if value is not None}
     if body.permissions is not None:
         both = {**row.permissions, **body.permissions}
-        row.permissions = {name: policy for name, policy in both.items() if policy is not None}
-    changes = {"meta": row.meta, "permissions": row.permissions, "on_busy": body.on_busy or row.on_busy}
+        changes["permissions"] = {name: policy for name, policy in both.items() if policy is not None}
+    if body.tags is not None:
+        changes["tags"] = list(dict.fromkeys(body.tags))
     await sessions.change(session_id, **changes)
     await unit.journal.append(session_id, None, [Draft(SessionUpdated(title=row.title, metadata=row.meta))])
     return await _session(unit, await sessions.get(session_id))

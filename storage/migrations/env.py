@@ -6,6 +6,7 @@ from alembic import context
 from sqlmodel import AutoString
 
 import storage.tables
+from storage.search_tables import compared
 
 
 def render(kind: str, value: object, _context: object) -> str | Literal[False]:
@@ -20,6 +21,7 @@ context.configure(
     render_as_batch=True,
     compare_type=True,
     render_item=render,
+    include_object=compared,
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -32,6 +32,7 @@ from storage.keys import Keys
 from storage.rows import add
 from storage.runs import Runs
 from storage.schema import migrate
+from storage.search_tables import compared
 from storage.sessions import Sessions
 from storage.tables import RunRow
 from tests.postgres import PostgresServer
@@ -187,7 +188,8 @@ async def test_messages_survive_odd_text(log: Log) -> None:
 
 async def test_the_migrations_build_what_the_tables_say(log: Log) -> None:
     def differences(connection: Connection) -> list[object]:
-        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), SQLModel.metadata)
+        options = {"compare_type": True, "include_object": compared}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), SQLModel.metadata)
 
     engine = log.database.engine
     if isinstance(engine, AsyncEngine):

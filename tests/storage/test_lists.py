@@ -28,6 +28,13 @@ LISTS = (
     "/v1/sessions?statuses=idle&statuses=running",
     "/v1/sessions?agent_id={agent}",
     "/v1/sessions?agent_id={agent}&include_archived=true",
+    "/v1/sessions?provider=demo",
+    "/v1/sessions?provider=demo&include_archived=true",
+    "/v1/sessions?model=demo:script",
+    "/v1/sessions?model=demo:script&include_archived=true",
+    "/v1/sessions?tag=both",
+    "/v1/sessions?tag=both&statuses=idle&statuses=running",
+    "/v1/sessions?metadata=k%3Dv",
     "/v1/agents",
     "/v1/agents?include_archived=true",
     "/v1/agents?name=same",
@@ -42,7 +49,10 @@ LISTS = (
     "/v1/runs/{run}/events",
 )
 
-FILTERS = {"status": "status", "statuses": "status", "agent_id": "agent_id", "session_id": "session_id", "name": "name"}
+FILTERS = {
+    **{"status": "status", "statuses": "status", "agent_id": "agent_id", "session_id": "session_id", "name": "name"},
+    **{"provider": "provider", "model": "model", "tag": "label", "metadata": "label"},
+}
 """The columns that must find the rows, not only be compared."""
 
 Statement = tuple[str, Any]
@@ -86,7 +96,7 @@ class Shelf:
             self.run = self.workspace.post(f"/v1/sessions/{self.session}/messages", body)["run"]["id"]
             self.workspace.get(f"/v1/runs/{self.run}/wait")
             agent = self.workspace.agent(name="same")["id"]
-            self.workspace.post("/v1/sessions", {"agent": agent})
+            self.workspace.post("/v1/sessions", {"agent": agent, "tags": ["both"], "metadata": {"k": "v"}})
             changed = {"system": f"version after {agent}"}
             self.workspace.post(f"/v1/agents/{self.agent}", changed)
 
@@ -127,7 +137,9 @@ def test_every_list_comes_out_of_an_index(service: ServiceThread, workspace: Wor
         for plan in plans:
             # Sorting the few rows that were found under each of several conditions is fine; looking at all rows is not.
             scanned = [
-                step for step in plan if re.match(r"SCAN (agents|agent_versions|sessions|runs|events|files|artifacts)\b", step)
+                step
+                for step in plan
+                if re.match(r"SCAN (agents|agent_versions|sessions|session_labels|runs|events|files|artifacts)\b", step)
             ]
             sorted_all = "USE TEMP B-TREE FOR ORDER BY" in plan and "COMPOUND QUERY" not in plan
             assert not scanned, (path, plan)

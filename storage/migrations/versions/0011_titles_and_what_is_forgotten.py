@@ -6,7 +6,7 @@ from alembic import op
 import storage.tables
 
 revision = "0011_titles"
-down_revision = "0006_threads"
+down_revision = "0010_search"
 branch_labels = None
 depends_on = None
 
