@@ -50,8 +50,15 @@ LISTS = (
 )
 
 FILTERS = {
-    **{"status": "status", "statuses": "status", "agent_id": "agent_id", "session_id": "session_id", "name": "name"},
-    **{"provider": "provider", "model": "model", "tag": "label", "metadata": "label"},
+    "status": "status",
+    "statuses": "status",
+    "agent_id": "agent_id",
+    "session_id": "session_id",
+    "name": "name",
+    "provider": "provider",
+    "model": "model",
+    "tag": "label",
+    "metadata": "label",
 }
 """The columns that must find the rows, not only be compared."""
 
