@@ -83,7 +83,8 @@ async def _both(kind: str, size: Size, server: PostgresServer | None) -> list[Fi
             async with tables_of(service) as database:
                 await many_sessions(database, sessions)
             sides.append(service)
-        return await compared(kind, *sides, size)
+        few, many = sides
+        return await compared(kind, few, many, size)
 
 
 async def compared(kind: str, few: Perdure, many: Perdure, size: Size) -> list[Figure]:

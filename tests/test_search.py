@@ -179,7 +179,8 @@ def test_filters_hold_with_search_and_without(talks: Talks) -> None:
 
 
 def test_a_filter_finds_what_is_older_than_the_newest_hits(talks: Talks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_index, "RANKED_TITLES", 2)
+    for bound in ("RANKED_TITLES", "RANKED_MESSAGES"):
+        monkeypatch.setattr(search_index, bound, 2)
     old = talks.titled("the common 100% word", tags=["rare"])
     newer = [talks.titled("the common word") for _ in range(3)]
 
