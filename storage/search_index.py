@@ -1,7 +1,7 @@
 """Full text: the words of titles and messages, kept in the transaction that changes what they are words of.
 
 What is found is ranked within bounds, so that a word that everybody uses costs no more than another: of the messages, the
-newest `RANKED_MESSAGES` that have all the terms.
+newest `RANKED_MESSAGES` that have all the terms. Where a filter leaves few texts, all of those are read instead.
 """
 
 import base64
@@ -42,8 +42,11 @@ from storage.database import Connection
 from storage.search_tables import SearchTextRow
 from storage.tables import SessionRow
 
-RANKED_MESSAGES = 2_000
+RANKED_MESSAGES = 1_000
 RANKED_TITLES = 500
+FEW_SESSIONS = 500
+FEW_MESSAGES = 5_000
+"""In so many sessions with so many messages a filter's texts are read without the index, which would find everybody's."""
 TITLE = "title_"
 """Marks titles in the index. No word has an underscore, and no workspace's id is a word."""
 _TITLE_WEIGHT = 2
@@ -129,12 +132,14 @@ async def ranked(
     wanted: Sequence[Term],
     conditions: Sequence[ColumnElement[bool]],
     *,
+    few: Sequence[str] | None,
     is_sqlite: bool,
     limit: int,
     cursor: str | None,
 ) -> Hits:
     """The workspace's sessions that have all the terms in one text and meet the conditions, the best first.
 
+    `few`: the only sessions that can, if they are known and few.
     Texts that are written while pages are read are not on them: so a session stays where it is. Raises MalformedCursor.
     """
     text = SearchTextRow
@@ -143,12 +148,15 @@ async def ranked(
         here = None
     else:
         newest, *here = _decode(cursor)
-    hits_of = _sqlite_hits if is_sqlite else _postgres_hits
-    firsts = (
-        hits_of(workspace_id, wanted, newest, titles=True).limit(RANKED_TITLES).subquery(),
-        hits_of(workspace_id, wanted, newest, titles=False).limit(RANKED_MESSAGES).subquery(),
-    )
-    hits = select(firsts[0]).union(select(firsts[1])).cte("hits")
+    if few is not None:
+        hits = _hits_in(few, wanted, newest).cte("hits")
+    else:
+        hits_of = _sqlite_hits if is_sqlite else _postgres_hits
+        firsts = (
+            hits_of(workspace_id, wanted, newest, titles=True).limit(RANKED_TITLES).subquery(),
+            hits_of(workspace_id, wanted, newest, titles=False).limit(RANKED_MESSAGES).subquery(),
+        )
+        hits = select(firsts[0]).union(select(firsts[1])).cte("hits")
     scored = (
         select(col(text.id), col(text.session_id), col(text.event_id), _score(wanted).label("score"))
         .join_from(hits, text, col(text.id) == hits.c.id)
@@ -199,6 +207,15 @@ def _postgres_hits(workspace_id: str, wanted: Sequence[Term], newest: int, *, ti
             *phrases,
         )
         .order_by(col(text.id).desc())
+    )
+
+
+def _hits_in(session_ids: Sequence[str], wanted: Sequence[Term], newest: int) -> Select[Any]:
+    text = SearchTextRow
+    return select(cast("ColumnElement[int]", col(text.id)).label("id")).where(
+        col(text.session_id).in_(session_ids),
+        col(text.id) <= newest,
+        *(_padded().contains(term.padded, autoescape=True) for term in wanted),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, false, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, false, or_, select, update
 from sqlmodel import col
 
 from domain.clock import now
@@ -19,7 +19,7 @@ from storage.forgotten import forget_workflows
 from storage.labels import Label, have, label, listed_under
 from storage.rows import Page, add, fetch, fetch_one, owned, page
 from storage.runs import unfinished
-from storage.search_index import Hit, index_title, ranked
+from storage.search_index import FEW_MESSAGES, FEW_SESSIONS, Hit, index_title, ranked
 from storage.search_tables import SearchTextRow, SessionLabelRow
 from storage.tables import AgentRow, AgentVersionRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
 
@@ -157,17 +157,7 @@ class Sessions:
         await self.change(session.id, resources=resources, resources_pending=True)
 
     async def find(self, wanted: SessionFilter, *, limit: int, cursor: str | None, descending: bool) -> Page[SessionRow]:
-        statement = select(SessionRow).where(*wanted.conditions())
-        by = None
-        if wanted.labels:
-            first, *others = wanted.labels
-            statement = statement.join(SessionLabelRow, col(SessionLabelRow.session_id) == col(SessionRow.id))
-            statement = statement.where(*listed_under(self._workspace_id, first), *have(others))
-            by = (SessionLabelRow.created_at, SessionLabelRow.session_id)
-        elif wanted.agent_id is None:
-            statement = statement.where(col(SessionRow.workspace_id) == self._workspace_id)
-        if wanted.agent_id is not None:
-            statement = statement.where(col(SessionRow.agent_id) == owned(AgentRow, wanted.agent_id, self._workspace_id))
+        statement, by = self._filtered(wanted)
         return await page(
             self._connection,
             SessionRow,
@@ -178,7 +168,7 @@ class Sessions:
             cursor=cursor,
             descending=descending,
             one_of=[col(SessionRow.status) == status for status in dict.fromkeys(wanted.statuses)],
-            by=by,  # type: ignore[arg-type]
+            by=by,
         )
 
     async def search(
@@ -191,12 +181,44 @@ class Sessions:
         if wanted.statuses:
             conditions.append(col(SessionRow.status).in_(wanted.statuses))
         hits = await ranked(
-            self._connection, self._workspace_id, terms, conditions, is_sqlite=is_sqlite, limit=limit, cursor=cursor
+            self._connection,
+            self._workspace_id,
+            terms,
+            conditions,
+            few=await self._few(wanted),
+            is_sqlite=is_sqlite,
+            limit=limit,
+            cursor=cursor,
         )
         wanted_ids = [hit.session_id for hit in hits.found]
         rows = await fetch(self._connection, SessionRow, select(SessionRow).where(col(SessionRow.id).in_(wanted_ids)))
         by_id = {row.id: row for row in rows}
         return [Found(by_id[hit.session_id], hit) for hit in hits.found if hit.session_id in by_id], hits.next_page
+
+    async def _few(self, wanted: SessionFilter) -> list[str] | None:
+        """The sessions that the filter leaves, if a short look at its index shows that they are few."""
+        if not (wanted.labels or wanted.agent_id or wanted.provider or wanted.model):
+            return None
+        statement, _ = self._filtered(wanted)
+        columns = (col(SessionRow.id), col(SessionRow.message_count))
+        rows = (await self._connection.execute(statement.with_only_columns(*columns).limit(FEW_SESSIONS + 1))).all()
+        few = len(rows) <= FEW_SESSIONS and sum(row.message_count for row in rows) <= FEW_MESSAGES
+        return [row.id for row in rows] if few else None
+
+    def _filtered(self, wanted: SessionFilter) -> tuple[Select[Any], tuple[Any, Any] | None]:
+        """All but for the statuses; and the columns that have the order, where it is not the table's own."""
+        statement = select(SessionRow).where(*wanted.conditions())
+        by = None
+        if wanted.labels:
+            first, *others = wanted.labels
+            statement = statement.join(SessionLabelRow, col(SessionLabelRow.session_id) == col(SessionRow.id))
+            statement = statement.where(*listed_under(self._workspace_id, first), *have(others))
+            by = (SessionLabelRow.created_at, SessionLabelRow.session_id)
+        elif wanted.agent_id is None:
+            statement = statement.where(col(SessionRow.workspace_id) == self._workspace_id)
+        if wanted.agent_id is not None:
+            statement = statement.where(col(SessionRow.agent_id) == owned(AgentRow, wanted.agent_id, self._workspace_id))
+        return statement, by
 
 
 _MODEL = select(col(AgentVersionRow.config)["model"]["id"].as_string()).where(

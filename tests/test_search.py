@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from domain.search import terms
+from storage import search_index
 from tests.service import ServiceThread, Workspace
 
 
@@ -175,6 +176,18 @@ def test_filters_hold_with_search_and_without(talks: Talks) -> None:
     first = talks.workspace.get("/v1/sessions", tag="a", limit=1)
     second = talks.workspace.get("/v1/sessions", tag="a", limit=1, page=first["next_page"])
     assert [page["data"][0]["id"] for page in (first, second)] == [other, plain]
+
+
+def test_a_filter_finds_what_is_older_than_the_newest_hits(talks: Talks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("RANKED_TITLES", "RANKED_MESSAGES"):
+        monkeypatch.setattr(search_index, bound, 2)
+    old = talks.titled("the common 100% word", tags=["rare"])
+    newer = [talks.titled("the common word") for _ in range(3)]
+
+    assert talks.found("common") == newer[:0:-1]
+    assert talks.found("common", tag="rare") == talks.found('"common 100"', tag="rare") == [old]
+    assert talks.found("commo", tag="rare", statuses="running") == []
+    assert talks.found("ommon", tag="rare") == []
 
 
 def test_tags_are_set_changed_and_checked(talks: Talks) -> None:
