@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from domain import events
+from domain import events, queue_events
 from domain.clock import wire
 from domain.runs import RunStatus
 from domain.transcript import plain
@@ -35,6 +35,10 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
             session["status"] = "rescheduling"
         case events.SessionIdle():
             session["status"] = "idle"
+        case queue_events.SessionPaused():
+            session["paused"] = True
+        case queue_events.SessionResumed():
+            session["paused"] = False
         case events.AgentPlan(items=items):
             run["plan"] = [item.model_dump(mode="json") for item in items]
         case events.RunPaused():

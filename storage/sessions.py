@@ -12,7 +12,7 @@ from domain.clock import now
 from domain.errors import NotFound
 from domain.files import MountedFile
 from domain.ids import new_id
-from domain.sessions import OnBusy, SessionStatus
+from domain.sessions import QUEUE_DEPTH, OnBusy, SessionStatus
 from storage.database import Connection
 from storage.rows import Page, add, fetch_one, owned, page
 from storage.tables import AgentRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
@@ -43,6 +43,7 @@ class Sessions:
         title: str | None = None,
         metadata: dict[str, str] | None = None,
         on_busy: OnBusy = "queue",
+        queue_depth: int = QUEUE_DEPTH,
         permissions: Mapping[str, str] | None = None,
         environment_id: str = "env_default",
         resources: Sequence[MountedFile] = (),
@@ -56,6 +57,7 @@ class Sessions:
             title=title,
             meta=metadata or {},
             on_busy=on_busy,
+            queue_depth=queue_depth,
             permissions=dict(permissions or {}),
             environment_id=environment_id,
             resources=[resource.model_dump() for resource in resources] or None,
@@ -121,6 +123,11 @@ class Sessions:
             descending=descending,
             one_of=[col(SessionRow.status) == status for status in dict.fromkeys(wanted.statuses)],
         )
+
+
+async def is_archived(connection: Connection, session_id: str) -> bool:
+    statement = select(col(SessionRow.archived_at)).where(col(SessionRow.id) == session_id)
+    return (await connection.execute(statement)).scalar_one_or_none() is not None
 
 
 _PENDING_RESOURCES = select(col(SessionRow.resources)).where(
