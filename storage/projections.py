@@ -30,7 +30,8 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
             session["status"] = "running"
         case events.ModelRequestStart():
             session["status"] = "running"
-            run |= {"error": None, "answered_at": None}  # what held it up holds no more; every answer was taken up
+            # What held it up holds no more; every answer and every resume was taken up.
+            run |= {"error": None, "answered_at": None, "resume_requested_at": None}
         case events.SessionRescheduled():
             session["status"] = "rescheduling"
         case events.SessionIdle():
@@ -41,8 +42,10 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
             session["paused"] = False
         case events.AgentPlan(items=items):
             run["plan"] = [item.model_dump(mode="json") for item in items]
-        case events.RunPaused():
+        case events.RunPaused(stop_reason=limit):
             run |= {"status": RunStatus.PAUSED, "paused_at": moment}
+            if limit is not None:
+                run["resume_requested_at"] = None  # it was of another pause
         case events.RunResumed():
             run |= {"status": RunStatus.RUNNING, "paused_at": None, "pause_requested_at": None, "pause_mode": None}
             run["resume_requested_at"] = None

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from api.auth import SessionsRead, SessionsWrite
 from api.content import Content, TextBlock, content_of
 from api.errors import PROBLEMS, QUEUE_FULL
-from api.frames import sdk_types
+from api.frames import for_sdk, sdk_types
 from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
 from api.services.runs import NewRun
 from api.sse import is_sdk
@@ -185,7 +185,8 @@ async def list_events(
         primary=CROSS_POSTED if is_sdk(request) else None,
     )
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
-    return listed([event.wire() for event in events[:limit]], following)
+    shown = [event.wire() for event in events[:limit]]
+    return listed([for_sdk(event) for event in shown] if is_sdk(request) else shown, following)
 
 
 @router.get("/items")

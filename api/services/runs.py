@@ -138,8 +138,9 @@ class RunService:
     async def resume(self, unit: Unit, run_id: str) -> RunRow:
         row = await self._live_run(unit, run_id)
         for run in await self._tree(unit, row):
-            changes = {"resume_requested_at": now()} if run.paused_at else {"pause_requested_at": None, "pause_mode": None}
-            await Runs(unit.connection).change(run.id, **changes)
+            # Kept until a model call begins: a pause that is on its way may still come about, where this is not delivered.
+            changes = {} if run.paused_at else {"pause_requested_at": None, "pause_mode": None}
+            await Runs(unit.connection).change(run.id, resume_requested_at=now(), **changes)
         unit.deliveries.append(lambda: self._client.resume(run_id))
         return await Runs(unit.connection).get(run_id)
 
