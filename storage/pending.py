@@ -34,7 +34,8 @@ async def pending_input(connection: Connection, session_id: str, run_id: str) ->
 async def unread(connection: Connection, session_id: str, run_id: str) -> list[Event]:
     """Those messages, in order."""
     rows = await connection.execute(_UNREAD, {"in_session": session_id, "of_run": run_id})
-    return [as_event(row) for row in rows]
+    # Sorted here: to have them in order, SQLite would read through all that was ever said.
+    return [as_event(row) for row in sorted(rows, key=lambda row: row.seq)]
 
 
 async def steered(connection: Connection, session_id: str, run_id: str) -> int:
@@ -78,4 +79,4 @@ _READ = (col(EventRow.id), col(EventRow.seq), col(EventRow.private))
 _TAKE_UP = _TAKING_UP.where(*_MESSAGE, _ITS_OWN).returning(*_READ)
 _TAKE_UP_PRIMARY = _TAKING_UP.where(*_MESSAGE, or_(_ITS_OWN, _too_late())).returning(*_READ)
 _IS_PENDING = select(col(EventRow.seq)).where(*_MESSAGE, _ITS_OWN).limit(1)
-_UNREAD = select(*COLUMNS).where(*_MESSAGE, _ITS_OWN).order_by(col(EventRow.seq))
+_UNREAD = select(*COLUMNS).where(*_MESSAGE, _ITS_OWN)

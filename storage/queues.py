@@ -107,7 +107,7 @@ class Queues:
         return index + 1
 
     async def activate(self, session_id: str, run_id: str) -> bool:
-        """Make the run its session's active turn, unless that has one or is paused. Compare-and-set: of two at once, one wins."""
+        """Make the run active, unless its session has an active one or is paused. Compare-and-set: of two at once, one wins."""
         statement = (
             update(SessionRow)
             .where(col(SessionRow.id) == session_id, col(SessionRow.active_run_id).is_(None), col(SessionRow.paused).is_(False))
