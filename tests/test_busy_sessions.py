@@ -48,7 +48,8 @@ class Talk:
         return [RunView(self.workspace, run["id"]) for run in found]
 
     def events(self, *types: str) -> list[dict[str, Any]]:
-        return self.workspace.get(f"{self.path}/events", limit=1000, **({"types": types} if types else {}))["data"]
+        wanted: Any = {"types": types} if types else {}
+        return self.workspace.get(f"{self.path}/events", limit=1000, **wanted)["data"]
 
     def answers(self) -> list[str]:
         """In order; what was interrupted ends with an ellipsis."""
@@ -338,6 +339,36 @@ def test_a_failed_turn_of_a_paused_session_is_retried_when_it_is_resumed(workspa
     assert talk.row["active_run_id"] is None
     talk.command("resume")
     assert run.wait()["attempt"] == 2
+
+
+def test_a_turn_is_not_retried_once_those_behind_it_have_run(workspace: Workspace) -> None:
+    """The newest is not the last where it was put ahead of others."""
+    talk = Talk(workspace)
+    run = talk.run(SLOW)
+    queued = talk.run({"text": "Queued."})
+    newest = talk.run({"fail": {"code": "rejected", "message": "no"}}, on_busy="interrupt")
+    queued.wait()
+    assert (run.row["status"], newest.row["status"]) == ("cancelled", "failed")
+    assert newest.command("retry", expect=409)["code"] == "conflict"
+
+
+def test_one_sub_agent_is_interrupted_by_its_thread(workspace: Workspace) -> None:
+    talk = Talk(workspace, {"name": "lead", "multiagent": {"agents": [{"type": "self"}]}})
+    task = json.dumps({"script": [SLOW]})
+    run = talk.run({"tools": [{"name": "delegate", "input": {"agent": "lead", "task": task}}]}, {"text": "The end."})
+    run.stream(until=lambda frame: frame.event == "session.thread_created")
+    thread = next(found for found in workspace.get(f"{talk.path}/threads")["data"] if found["parent_thread_id"])
+    writing(RunView(workspace, thread["run_id"]))
+
+    interrupt = {"type": "user.interrupt", "session_thread_id": thread["id"]}
+    (sent,) = workspace.post(f"{talk.path}/events", {"events": [interrupt]}, expect=200)["data"]
+
+    assert (sent["session_thread_id"], sent["run_id"], sent["processed_at"]) == (thread["id"], thread["run_id"], None)
+    assert run.wait()["output"] == "The end."
+    assert RunView(workspace, thread["run_id"]).row["status"] == "cancelled"
+    assert talk.processed(sent["id"])
+    unknown = {"type": "user.interrupt", "session_thread_id": "sthr_x"}
+    workspace.post(f"{talk.path}/events", {"events": [unknown]}, expect=404)
 
 
 def test_archiving_a_paused_session_empties_its_queue(workspace: Workspace) -> None:
