@@ -33,6 +33,7 @@ from domain.events import (
     SessionRunning,
 )
 from domain.ids import new_id
+from domain.queue_events import SessionSteer
 from domain.runs import RunError, RunStatus
 from domain.tools import OfferedTool
 from domain.usage import Usage, cost_of
@@ -40,6 +41,7 @@ from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.database import Database, Transaction
 from storage.journal import Draft, Journal, last_of_type, written
+from storage.pending import take_up
 from storage.rows import add
 from storage.runs import Place, Runs
 from tools.mcp.listing import Trouble
@@ -113,7 +115,10 @@ class CallRecords:
             drafts.append(Draft(ModelRequestStart(model=run.model, attempt=self._attempt), id=self._start_id))
             started = await journal.append(call.session_id, call.run_id, drafts, key=self._key("start"), key_is_new=first)
             self._start_seq = started[-1].seq
-            await journal.take_up(call.session_id, call.run_id)
+            primary = run.thread_id is None
+            if steered := await take_up(transaction.connection, call.session_id, call.run_id, primary=primary):
+                applied = [Draft(SessionSteer(event_id=message, status="applied")) for message in steered]
+                await journal.append(call.session_id, call.run_id, applied)
         # Not in the same transaction: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
         self._config = config = await self._recall.config(self._database, run.agent_id, run.agent_version)

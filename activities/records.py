@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.late_messages import hand_on
 from activities.lost_calls import end_lost_call
 from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput, ResumeInput, TitleStart
 from domain.errors import NotFound, RunFinished
@@ -27,7 +28,9 @@ from domain.events import (
 from domain.runs import RunError, RunStatus, StopReason
 from storage.approvals import Approvals
 from storage.database import Connection, Database, Transaction
-from storage.journal import Draft, Journal, pending_input, read_one
+from storage.journal import Draft, Journal, read_one
+from storage.pending import pending_input, stamp
+from storage.queues import Queues
 from storage.runs import Runs
 from storage.starts import Route, run_start, title_start
 from storage.tables import RunRow
@@ -143,11 +146,14 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
         if may_go_on and await pending_input(transaction.connection, outcome.session_id, outcome.run_id):
             return FinishResult(finished=False)
         await _end(transaction, run, outcome)
+        if run.thread_id is None and not may_go_on:
+            await hand_on(transaction, run)
     if run.thread_id is not None:
         return FinishResult(finished=True)
-    following = await runs.advance(outcome.session_id, outcome.run_id)
+    queues = Queues(transaction.connection)
+    following = await queues.advance(outcome.session_id, outcome.run_id)
     if following is None:
-        active = await runs.active_after(outcome.session_id, outcome.run_id)
+        active = await queues.active_after(outcome.session_id, outcome.run_id)
         return FinishResult(finished=True, next_run=None if active is None else run_start(active, routes))
     return FinishResult(finished=True, next_run=run_start(following, routes))
 
@@ -159,6 +165,8 @@ async def _end(transaction: Transaction, run: RunRow, outcome: FinishInput) -> N
         Draft(_last_event(outcome, run)),
     ]
     await Waits(transaction.connection).close_all(outcome.run_id)
+    if run.cancel_requested_at is not None:
+        await stamp(transaction.connection, outcome.session_id, outcome.run_id, "user.interrupt")
     if outcome.lost:
         drafts = [*await end_lost_call(transaction.connection, outcome.session_id, outcome.run_id), *drafts]
     key = f"{outcome.run_id}.{outcome.attempt}/finish"

@@ -26,6 +26,7 @@ from domain.runs import FINISHED, RunError, RunStatus, StopType
 from storage.approvals import Approvals
 from storage.database import Database
 from storage.journal import Draft, Journal
+from storage.queues import Queues
 from storage.runs import Active, Runs
 from storage.starts import Route, run_start, title_start
 from storage.tables import RunRow, SessionRow
@@ -364,7 +365,7 @@ class SweepActivities:
     async def _take_over(self, session_id: str, over_run_id: str) -> bool:
         """Hand a session on whose active run is none, to the turn that waits longest."""
         async with self._database.write() as transaction:
-            following = await Runs(transaction.connection).take_over(session_id, over_run_id)
+            following = await Queues(transaction.connection).take_over(session_id, over_run_id)
         log.warning("session %s named %s as its active run", session_id, over_run_id or "none")
         if following is not None:
             await self._commands.start(run_start(following, self._routes))

@@ -8,10 +8,25 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.routes import agents, approvals, artifacts, catalog, events, files, health, keys, runs, sessions, streams, threads
+from api.routes import (
+    agents,
+    approvals,
+    artifacts,
+    catalog,
+    events,
+    files,
+    health,
+    keys,
+    queues,
+    runs,
+    sessions,
+    streams,
+    threads,
+)
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
+from api.services.sessions import SessionService
 from api.state import Service
 from api.tail import Tails
 from domain.ids import new_id
@@ -28,7 +43,7 @@ from workflows.client import RunClient
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-_MODULES = (health, agents, streams, sessions, threads, events, artifacts, runs, approvals, files, catalog, keys)
+_MODULES = (health, agents, streams, sessions, queues, threads, events, artifacts, runs, approvals, files, catalog, keys)
 ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 
@@ -73,12 +88,14 @@ def create_app(
     release = version("perdure")
     app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
     tails = Tails(database, live)
+    runs = RunService(client, live, routes, temporal_ui)
     app.state.database = database
     app.state.service = Service(
         database=database,
         live=live,
         client=client,
-        runs=RunService(client, live, routes),
+        runs=runs,
+        sessions=SessionService(runs),
         answers=AnswerService(client),
         files=files,
         catalog=Catalog(providers, tools, mcp, secrets),

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from domain.approvals import Approval
-from domain.errors import ApprovalDecided, BadRequest, Invalid, PerdureError, Pointer
+from domain.errors import ApprovalDecided, BadRequest, Invalid, PerdureError, Pointer, SessionBusy
+from domain.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ _ANTHROPIC_TYPES = {
     409: "conflict_error",
     413: "request_too_large",
     422: "invalid_request_error",
+    429: "rate_limit_error",
     503: "overloaded_error",
 }
 RETRY_AFTER_SECONDS = "2"
@@ -44,6 +46,8 @@ class Problem(BaseModel):
     errors: list[Pointer] | None = None
     approval: Approval | None = None
     """With `approval_decided`: the approval as it was decided."""
+    run: Run | None = None
+    """With `session_busy`: the run that is at work."""
 
 
 class AnthropicFault(BaseModel):
@@ -67,11 +71,16 @@ _STATUSES = {
     409: "Not in this state",
     413: "The body is over the limit: 10 MB, or that of files",
     422: "The request cannot be used; `errors` says where",
+    429: "As many messages wait in the session as may: `queue_depth`",
     503: "A part that the answer needs is not reachable",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": text} for status, text in _STATUSES.items()
+    status: {"model": Problem, "description": text}
+    for status, text in _STATUSES.items()
+    if status != HTTPStatus.TOO_MANY_REQUESTS
 }
+QUEUE_FULL: dict[int | str, dict[str, Any]] = {429: {"model": Problem, "description": _STATUSES[429]}}
+"""Of operations that send a message."""
 
 
 def install(app: FastAPI) -> None:
@@ -107,7 +116,7 @@ def answer(request: Request, error: PerdureError) -> JSONResponse:
     faults = list(error.faults) if isinstance(error, Invalid) else []
     request_id = getattr(request.state, "request_id", "")
     headers = {"Request-Id": request_id}  # also where the answer is made outside of the middleware that sets it
-    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         headers["Retry-After"] = RETRY_AFTER_SECONDS
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -126,6 +135,7 @@ def answer(request: Request, error: PerdureError) -> JSONResponse:
         retryable=error.retryable,
         errors=faults or None,
         approval=Approval.model_validate(error.winner.model_dump()) if isinstance(error, ApprovalDecided) else None,
+        run=Run.model_validate(error.run.model_dump()) if isinstance(error, SessionBusy) else None,
     )
     content = {name: value for name, value in problem.model_dump(mode="json").items() if value is not None}
     return JSONResponse(content, error.status, headers, media_type=PROBLEM_JSON)

@@ -31,7 +31,7 @@ class Frame:
 
     @cached_property
     def sdk_data(self) -> str:
-        return json.dumps(_for_sdk(self.content), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(for_sdk(self.content), ensure_ascii=False, separators=(",", ":"))
 
 
 def durable(event: Event) -> Frame:
@@ -67,7 +67,7 @@ _SDK_STOPS = {
 }
 
 
-def _for_sdk(content: dict[str, Any]) -> dict[str, Any]:
+def for_sdk(content: dict[str, Any]) -> dict[str, Any]:
     """Stop reasons in the words that the `anthropic` package knows."""
     if content["type"] not in ("session.status_idle", "session.thread_status_idle"):
         return content

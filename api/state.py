@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
+from api.services.sessions import SessionService
 from api.tail import Tails
 from live.bus import LiveBus
 from storage.database import Database
@@ -21,6 +22,7 @@ class Service:
     live: LiveBus
     client: RunClient
     runs: RunService
+    sessions: SessionService
     answers: AnswerService
     files: FileStore
     catalog: Catalog

@@ -11,6 +11,7 @@ from domain.clock import wire
 from domain.files import MountedFile
 from domain.multiagent import Multiagent, RosterSelf
 from domain.runs import AgentRef, Run, RunError, RunLinks, RunStatus, StopReason
+from domain.sessions import OnBusy
 from domain.usage import Cost, Usage, cost_of
 from storage.tables import ApiKeyRow, ArtifactRow, FileRow, RunRow, SessionRow, UsageColumns
 
@@ -165,10 +166,11 @@ class Session(BaseModel):
     vault_ids: list[str] = []
     budget: dict[str, Any] | None = None
     deployment_id: str | None = None
-    on_busy: Literal["queue", "reject"]
+    on_busy: OnBusy
+    queue_depth: int
     permissions: dict[str, Policy]
     """Policies by a tool's name that hold in this session instead of the agent's."""
-    paused: bool = False
+    paused: bool
     active_run_id: str | None
     queue_length: int
     message_count: int
@@ -199,6 +201,8 @@ class Session(BaseModel):
                 },
                 "resources": [Resource.of(MountedFile.model_validate(found)) for found in row.resources or ()],
                 "on_busy": row.on_busy,
+                "queue_depth": row.queue_depth,
+                "paused": row.paused,
                 "permissions": row.permissions,
                 "active_run_id": row.active_run_id,
                 "queue_length": queue_length,

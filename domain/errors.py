@@ -8,7 +8,9 @@ PerdureError
 ├── Forbidden               the key lacks a scope                          403
 ├── NotFound                no such thing in this workspace                404
 ├── Conflict                true, but not now                              409
-│   ├── RunFinished  SessionBusy  VersionConflict  Archived  ApprovalDecided  AlreadyAnswered  IdempotencyInFlight
+│   ├── RunFinished  SessionBusy  VersionConflict  Archived  ApprovalDecided  AlreadyAnswered  AlreadyStarted
+│   ├── IdempotencyInFlight
+├── QueueFull               as many messages wait as may                   429
 ├── TooLarge                the body is over the limit                     413
 ├── RangeNotSatisfiable     a download has not that many bytes             416
 ├── IdempotencyKeyReused    same key, other body                           422
@@ -86,7 +88,13 @@ class RunFinished(Conflict):
 
 
 class SessionBusy(Conflict):
+    """`run` is the one that is at work."""
+
     code, title = "session_busy", "The session is busy"
+
+    def __init__(self, message: str, run: BaseModel) -> None:
+        super().__init__(message)
+        self.run = run
 
 
 class VersionConflict(Conflict):
@@ -111,8 +119,16 @@ class AlreadyAnswered(Conflict):
     code, title = "already_answered", "It was answered"
 
 
+class AlreadyStarted(Conflict):
+    code, title = "already_started", "It waits no more"
+
+
 class IdempotencyInFlight(Conflict):
     code, title, retryable = "idempotency_in_flight", "The first request with this key is still running", True
+
+
+class QueueFull(PerdureError):
+    code, status, title, retryable = "queue_full", 429, "The queue is full", True
 
 
 class TooLarge(PerdureError):

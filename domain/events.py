@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, JsonValue, PlainSerializer, TypeAdapter
 
 from domain.clock import wire
 from domain.payload import Payload, TextContent
+from domain.queue_events import QueueEvent
 from domain.runs import RunError, StopReason
 from domain.session_events import TitleSuggested
 from domain.thread_events import (
@@ -341,6 +342,7 @@ EventPayload = Annotated[
     | ThreadIdle
     | ThreadRescheduled
     | ThreadTerminated
+    | QueueEvent
     | SessionUpdated
     | TitleSuggested
     | SessionError
@@ -377,6 +379,8 @@ class Event(BaseModel, frozen=True):
     """Kept for the model's next call, never sent: a provider's signatures over its reasoning."""
     thread_id: str | None = None
     """None: the session's primary thread."""
+    for_run_id: str | None = None
+    """The run that reads it, where the one that it was sent to ended first."""
 
     @property
     def type(self) -> str:

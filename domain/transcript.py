@@ -25,8 +25,11 @@ from domain.events import (
     UserMessage,
 )
 from domain.mcp import tool_name
+from domain.queue_events import QueueUpdated, SessionSteer
 
 INTERRUPTED_NOTE = "[Your answer was interrupted here. Go on from where it stopped.]"
+STEERED = "steered"
+"""A private member of a message that was steered into a running turn."""
 LOST_RESULT = "The outcome of this call is unknown: it was interrupted before it reported."
 
 READ_TYPES = (
@@ -41,6 +44,8 @@ READ_TYPES = (
     "agent.custom_tool_use",
     "user.custom_tool_result",
     "span.model_request_start",
+    "session.steer",
+    "session.queue_updated",
     *sorted(RUN_OVER_TYPES),
 )
 """The event types a transcript is made of; the others need not be read."""
@@ -64,6 +69,11 @@ def plain(content: Iterable[TextContent]) -> str:
     return "".join(part.text for part in content)
 
 
+def _saying(message: Event, content: tuple[TextContent, ...]) -> Event:
+    """A queued message as it was edited."""
+    return message.model_copy(update={"payload": message.payload.model_copy(update={"content": content})})
+
+
 class Transcript:
     """A fold that goes on: the log only grows, and what was said before stays as it was."""
 
@@ -73,6 +83,8 @@ class Transcript:
         self._saying: list[Block] = []
         """The blocks of the last message, to which more may come."""
         self._waiting: list[Event] = []
+        self._deferred: dict[str, str | None] = {}
+        """By message: the run that reads it, where it came too late for the one that it was sent to."""
         self._begun: set[str | None] = set()
         self._over: set[str | None] = set()
         self._open: dict[str, None] = {}
@@ -82,6 +94,10 @@ class Transcript:
         match event.payload:
             case UserMessage() | ThreadMessageReceived(tool_use_id=None):
                 self._waiting.append(event)
+            case SessionSteer(event_id=message, status="deferred"):
+                self._deferred[message] = event.run_id
+            case QueueUpdated(event_id=message, content=content) if content is not None:
+                self._waiting = [_saying(found, content) if found.id == message else found for found in self._waiting]
             case ModelRequestStart():
                 self._begun.add(event.run_id)
                 self._enter(event.run_id)
@@ -130,7 +146,8 @@ class Transcript:
         for tool_use_id in self._open:
             self._add("user", ToolResult(tool_use_id=tool_use_id, content=LOST_RESULT, is_error=True))
         self._open.clear()
-        entering = [event for event in self._waiting if event.run_id == run_id or event.run_id in self._over]
+        readers = {event.id: self._deferred.get(event.id, event.run_id) for event in self._waiting}
+        entering = [event for event in self._waiting if readers[event.id] == run_id or readers[event.id] in self._over]
         self._waiting = [event for event in self._waiting if event not in entering]
         for event in entering:
             assert isinstance(event.payload, UserMessage | ThreadMessageReceived)

@@ -28,6 +28,7 @@ from domain.events import (
     payloads,
 )
 from domain.ids import new_id
+from domain.payload import TextContent
 from storage.artifacts import record_artifacts
 from storage.changes import OF_PRIMARY, Changes, Shape, updating
 from storage.database import Connection
@@ -48,6 +49,7 @@ COLUMNS: tuple[Any, ...] = (
     col(EventRow.payload),
     col(EventRow.private),
     col(EventRow.thread_id),
+    col(EventRow.for_run_id),
 )
 
 FEW_TYPES = 4
@@ -140,11 +142,6 @@ class Journal:
         self._appended.setdefault(session_id, []).extend(events)
         return events
 
-    async def take_up(self, session_id: str, run_id: str) -> None:
-        """Stamp the run's queued messages as processed: the model is about to read them."""
-        parameters = {"in_session": session_id, "of_run": run_id, "moment": now()}
-        await self._connection.execute(_TAKE_UP, parameters)
-
     async def _take_seqs(self, session_id: str, run_id: str | None, count: int, changes: Changes) -> int:
         """Reserve so many; the last of them. The row lock that this takes makes the order of commits the order of seq."""
         changes.plus("last_seq", count)
@@ -187,14 +184,6 @@ def of_thread(drafts: Sequence[Draft], thread_id: str, agent_name: str) -> list[
 
 
 _INSERT = insert(EventRow)
-_PENDING = (
-    col(EventRow.session_id) == bindparam("in_session"),
-    col(EventRow.run_id) == bindparam("of_run"),
-    col(EventRow.type) == "user.message",
-    col(EventRow.processed_at).is_(None),
-)
-_TAKE_UP = update(EventRow).where(*_PENDING).values(processed_at=bindparam("moment"))
-_IS_PENDING = select(col(EventRow.seq)).where(*_PENDING).limit(1)
 
 
 @lru_cache(maxsize=500)
@@ -220,6 +209,7 @@ def as_event(row: Any) -> Event:
         payload=payloads.validate_python(row.payload),
         private=row.private,
         thread_id=row.thread_id,
+        for_run_id=row.for_run_id,
     )
 
 
@@ -318,9 +308,15 @@ async def written(connection: Connection, session_id: str, key: str) -> list[Eve
     return [as_event(row) for row in rows]
 
 
-async def pending_input(connection: Connection, session_id: str, run_id: str) -> bool:
-    """Whether the run has messages that no model call has read."""
-    return (await connection.execute(_IS_PENDING, {"in_session": session_id, "of_run": run_id})).first() is not None
+async def reword(connection: Connection, session_id: str, event_id: str, content: Sequence[TextContent]) -> datetime:
+    """Change what a message says that no model call has read: when it was sent. The caller appends an event that says so.
+
+    Raises NotFound.
+    """
+    event = await read_one(connection, session_id, event_id)
+    changed = event.payload.model_copy(update={"content": tuple(content)})
+    await connection.execute(update(EventRow).where(col(EventRow.id) == event_id).values(payload=changed))
+    return event.created_at
 
 
 async def last_of_type(connection: Connection, session_id: str, run_id: str, type: str) -> int:

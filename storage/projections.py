@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from domain import events
+from domain import events, queue_events
 from domain.clock import wire
 from domain.runs import RunStatus
 from domain.session_events import TitleSuggested
@@ -31,15 +31,22 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
             session["status"] = "running"
         case events.ModelRequestStart():
             session["status"] = "running"
-            run |= {"error": None, "answered_at": None}  # what held it up holds no more; every answer was taken up
+            # What held it up holds no more; every answer and every resume was taken up.
+            run |= {"error": None, "answered_at": None, "resume_requested_at": None}
         case events.SessionRescheduled():
             session["status"] = "rescheduling"
         case events.SessionIdle():
             session["status"] = "idle"
+        case queue_events.SessionPaused():
+            session["paused"] = True
+        case queue_events.SessionResumed():
+            session["paused"] = False
         case events.AgentPlan(items=items):
             run["plan"] = [item.model_dump(mode="json") for item in items]
-        case events.RunPaused():
+        case events.RunPaused(stop_reason=limit):
             run |= {"status": RunStatus.PAUSED, "paused_at": moment}
+            if limit is not None:
+                run["resume_requested_at"] = None  # it was of another pause
         case events.RunResumed():
             run |= {"status": RunStatus.RUNNING, "paused_at": None, "pause_requested_at": None, "pause_mode": None}
             run["resume_requested_at"] = None

@@ -150,70 +150,16 @@ class Runs:
         )
         return (await self._connection.execute(statement)).scalar_one_or_none()
 
-    async def queue(self, session_id: str) -> list[RunRow]:
-        """Turns that wait for the active one, in the order in which they will run."""
-        active = select(col(SessionRow.active_run_id)).where(col(SessionRow.id) == session_id).scalar_subquery()
-        statement = (
-            select(RunRow)
-            .where(
-                col(RunRow.session_id) == session_id,
-                col(RunRow.status) == RunStatus.QUEUED,
-                col(RunRow.thread_id).is_(None),
-                or_(active.is_(None), col(RunRow.id) != active),
-            )
-            .order_by(col(RunRow.created_at), col(RunRow.id))
-        )
-        return await fetch(self._connection, RunRow, statement)
-
-    async def queue_lengths(self, session_ids: Sequence[str]) -> Mapping[str, int]:
-        """Of each session, how many turns wait for the active one; sessions without any are left out."""
-        statement = (
-            select(col(RunRow.session_id), func.count().label("waiting"))
-            .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
-            .where(
-                col(RunRow.session_id).in_(session_ids),
-                col(RunRow.status) == RunStatus.QUEUED,
-                col(RunRow.thread_id).is_(None),
-                or_(col(SessionRow.active_run_id).is_(None), col(RunRow.id) != col(SessionRow.active_run_id)),
-            )
-            .group_by(col(RunRow.session_id))
-        )
-        return {row.session_id: row.waiting for row in await self._connection.execute(statement)}
-
-    async def queued_in(self, session_id: str) -> list[str]:
-        """The turns that wait for the active one, the last first."""
-        active = select(col(SessionRow.active_run_id)).where(col(SessionRow.id) == session_id).scalar_subquery()
-        mine = (col(RunRow.session_id) == session_id, col(RunRow.status) == RunStatus.QUEUED, col(RunRow.id) != active)
+    async def gone_on(self, row: RunRow) -> bool:
+        """Whether the session has done anything since that run of it was over: the newest need not be the last one."""
+        since = or_(col(RunRow.started_at) >= (row.finished_at or now()), col(RunRow.id) == col(SessionRow.active_run_id))
         statement = (
             select(col(RunRow.id))
-            .where(*mine, col(RunRow.thread_id).is_(None))
-            .order_by(col(RunRow.created_at).desc(), col(RunRow.id).desc())
+            .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
+            .where(col(RunRow.session_id) == row.session_id, col(RunRow.thread_id).is_(None), since)
+            .limit(1)
         )
-        return list((await self._connection.execute(statement)).scalars())
-
-    async def activate(self, session_id: str, run_id: str) -> bool:
-        """Make the run the session's active turn if it has none. Compare-and-set: of two at once, one wins."""
-        statement = (
-            update(SessionRow)
-            .where(col(SessionRow.id) == session_id, col(SessionRow.active_run_id).is_(None))
-            .values(active_run_id=run_id)
-        )
-        return (await self._connection.execute(statement)).rowcount == 1
-
-    async def advance(self, session_id: str, finished_run_id: str) -> RunRow | None:
-        """Hand the session over from a finished run to the next queued one, and return that; None if nothing waits."""
-        waiting = await self.queue(session_id)
-        following = waiting[0] if waiting else None
-        statement = (
-            update(SessionRow)
-            .where(
-                col(SessionRow.id) == session_id,
-                or_(col(SessionRow.active_run_id) == finished_run_id, col(SessionRow.active_run_id).is_(None)),
-            )
-            .values(active_run_id=None if following is None else following.id)
-        )
-        moved = (await self._connection.execute(statement)).rowcount == 1
-        return following if moved else None
+        return (await self._connection.execute(statement)).first() is not None
 
     async def add_active_time(self, session_id: str, time: timedelta) -> None:
         """Add a finished run's time to what its session has worked."""
@@ -221,24 +167,6 @@ class Runs:
         await self._connection.execute(
             update(SessionRow).where(col(SessionRow.id) == session_id).values(active_seconds=seconds)
         )
-
-    async def active_after(self, session_id: str, finished_run_id: str) -> RunRow | None:
-        """The queued run that a session was already handed to: what `advance` returned before a crash."""
-        statement = (
-            select(RunRow)
-            .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
-            .where(
-                col(SessionRow.id) == session_id,
-                col(RunRow.id) != finished_run_id,
-                col(RunRow.status) == RunStatus.QUEUED,
-            )
-        )
-        return await fetch_one(self._connection, RunRow, statement)
-
-    async def take_over(self, session_id: str, over_run_id: str) -> RunRow | None:
-        """`advance` for a session whose active run is over, or is not there at all."""
-        await self._connection.execute(select(col(SessionRow.id)).where(col(SessionRow.id) == session_id).with_for_update())
-        return await self.advance(session_id, over_run_id)
 
     async def unstarted(self, before: datetime, after: RunRow | None, limit: int) -> list[RunRow]:
         """A page of the active runs that were queued before that time and whose workflow nobody has made sure of."""
@@ -291,14 +219,14 @@ class Runs:
         return [Active(*row) for row in await self._connection.execute(statement)]
 
     async def headless_sessions(self, before: datetime, limit: int) -> list[str]:
-        """Sessions without an active run, in which a turn has been queued since before that time."""
+        """Sessions without an active run that are not paused, in which a turn has been queued since before that time."""
         statement = (
             select(col(RunRow.session_id))
             .where(
                 col(RunRow.status) == RunStatus.QUEUED,
                 col(RunRow.touched_at) < before,
                 col(RunRow.thread_id).is_(None),
-                _its_session(col(SessionRow.active_run_id).is_(None)),
+                _its_session(and_(col(SessionRow.active_run_id).is_(None), col(SessionRow.paused).is_(False))),
             )
             .limit(limit)
         )

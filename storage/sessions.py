@@ -13,7 +13,7 @@ from domain.errors import NotFound
 from domain.files import MountedFile
 from domain.ids import new_id
 from domain.search import Term
-from domain.sessions import Keep, OnBusy, SessionStatus
+from domain.sessions import QUEUE_DEPTH, Keep, OnBusy, SessionStatus
 from storage.database import Connection
 from storage.forgotten import forget_workflows
 from storage.labels import Label, have, label, listed_under
@@ -77,6 +77,7 @@ class Sessions:
         metadata: dict[str, str] | None = None,
         tags: Sequence[str] = (),
         on_busy: OnBusy = "queue",
+        queue_depth: int = QUEUE_DEPTH,
         permissions: Mapping[str, str] | None = None,
         environment_id: str = "env_default",
         resources: Sequence[MountedFile] = (),
@@ -95,6 +96,7 @@ class Sessions:
             meta=metadata or {},
             tags=list(tags),
             on_busy=on_busy,
+            queue_depth=queue_depth,
             permissions=dict(permissions or {}),
             environment_id=environment_id,
             resources=[resource.model_dump() for resource in resources] or None,
@@ -224,6 +226,13 @@ class Sessions:
 _MODEL = select(col(AgentVersionRow.config)["model"]["id"].as_string()).where(
     col(AgentVersionRow.agent_id) == bindparam("agent_id"), col(AgentVersionRow.version) == bindparam("version")
 )
+
+
+async def is_archived(connection: Connection, session_id: str) -> bool:
+    statement = select(col(SessionRow.archived_at)).where(col(SessionRow.id) == session_id)
+    return (await connection.execute(statement)).scalar_one_or_none() is not None
+
+
 _PENDING_RESOURCES = select(col(SessionRow.resources)).where(
     col(SessionRow.id) == bindparam("session_id"), col(SessionRow.resources_pending)
 )
@@ -251,7 +260,7 @@ def _over(keep: Keep) -> ColumnElement[bool]:
         too_old.append(col(SessionRow.updated_at) < moment - keep.idle)
     if keep.archived is not None:
         too_old.append(col(SessionRow.archived_at) < moment - keep.archived)
-    return and_(or_(false(), *too_old), col(SessionRow.active_run_id).is_(None), ~at_work)
+    return and_(or_(false(), *too_old), col(SessionRow.active_run_id).is_(None), ~col(SessionRow.paused), ~at_work)
 
 
 async def expired_sessions(

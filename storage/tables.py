@@ -71,6 +71,7 @@ _ACTIVE = column("active_run_id").is_not(None)
 _PENDING = column("processed_at").is_(None)
 _SUBAGENT = column("parent_run_id").is_not(None)
 _TITLE_DUE = column("titling") == literal_column("'due'")
+_QUEUED = column("status") == literal_column("'queued'")
 
 
 class WorkspaceRow(SQLModel, table=True):
@@ -166,6 +167,10 @@ class SessionRow(UsageColumns, table=True):
     )
     environment_id: str = "env_default"
     on_busy: str = "queue"
+    queue_depth: int = Field(default=20, sa_column_kwargs={"server_default": "20"})
+    """How many turns may wait for the active one."""
+    paused: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """Messages are queued, and no turn starts."""
     permissions: dict[str, str] = Field(
         default_factory=dict, sa_column=Column(JSON(none_as_null=True), nullable=False, server_default="{}")
     )
@@ -192,7 +197,7 @@ class EventRow(SQLModel, table=True):
         UniqueConstraint("session_id", "append_key", "append_index"),
         Index("ix_events_run_id_seq", "run_id", "seq"),
         Index("ix_events_session_id_type_seq", "session_id", "type", "seq"),
-        _partial("ix_events_pending", "run_id", where=_PENDING),
+        _partial("ix_events_pending", "session_id", "type", where=_PENDING),
     )
 
     session_id: str = Field(foreign_key="sessions.id", primary_key=True)
@@ -201,6 +206,8 @@ class EventRow(SQLModel, table=True):
     run_id: str | None = None
     thread_id: str | None = None
     """None: the session's primary thread."""
+    for_run_id: str | None = None
+    """The run that reads it, where the one that it was sent to ended first."""
     type: str
     append_key: str | None = None
     """Names the append that wrote it, so that an activity that runs again finds what it wrote."""
@@ -230,6 +237,7 @@ class RunRow(UsageColumns, table=True):
         Index("ix_runs_session_id_status", "session_id", "status", "created_at", "id"),
         Index("ix_runs_status_touched_at", "status", "touched_at"),
         _partial("ix_runs_parent_run_id", "parent_run_id", "created_at", "id", where=_SUBAGENT),
+        _partial("ix_runs_queue", "session_id", "queue_position", "created_at", "id", where=_QUEUED),
         Index("ix_runs_asked", "touched_at", "id", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )
 
@@ -255,6 +263,10 @@ class RunRow(UsageColumns, table=True):
     """A sub-agent's thread. None: a turn or a task, which is on its session's primary thread."""
     depth_left: int | None = None
     """Of a sub-agent: levels of delegation that may be below it."""
+    queue_position: int = Field(default=0, sa_column=Column(BigInteger(), nullable=False, server_default="0"))
+    """The lower ones start first; see `storage.queues`."""
+    input_event_id: str | None = None
+    """Of a turn: the message that it answers."""
     created_at: datetime = _time()
     started_at: datetime | None = _time(nullable=True)
     finished_at: datetime | None = _time(nullable=True)

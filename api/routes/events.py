@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
 from api.content import Content, TextBlock, content_of
-from api.errors import PROBLEMS
-from api.frames import sdk_types
+from api.errors import PROBLEMS, QUEUE_FULL
+from api.frames import for_sdk, sdk_types
 from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
 from api.services.runs import NewRun
 from api.sse import is_sdk
@@ -89,8 +89,18 @@ class AnswerEvent(BaseModel):
     content: Content
 
 
+class InterruptEvent(BaseModel):
+    """Ends the running turn. A message right behind it is the next one, ahead of those that wait."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["user.interrupt"]
+    session_thread_id: str | None = None
+    """Only what the sub-agent on that thread does."""
+
+
 PostedEvent = Annotated[
-    UserMessageEvent | ToolConfirmationEvent | CustomToolResultEvent | AnswerEvent, Field(discriminator="type")
+    UserMessageEvent | InterruptEvent | ToolConfirmationEvent | CustomToolResultEvent | AnswerEvent, Field(discriminator="type")
 ]
 
 
@@ -106,21 +116,26 @@ class EventsAccepted(BaseModel):
     data: list[dict[str, Any]]
 
 
-@router.post("/events", status_code=200)
+@router.post("/events", status_code=200, responses=QUEUE_FULL)
 async def send_events(
     session_id: str, body: EventsCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
 ) -> EventsAccepted:
     """Append events, in order. A message becomes a turn; a confirmation, a result or an answer goes to the run that waits."""
-    return EventsAccepted(data=[(await _send(session_id, event, unit, service)).wire() for event in body.events])
+    redirected = [False, *(isinstance(event, InterruptEvent) for event in body.events)]
+    sent = zip(body.events, redirected, strict=False)
+    return EventsAccepted(data=[(await _send(session_id, event, unit, service, redirects)).wire() for event, redirects in sent])
 
 
-async def _send(session_id: str, event: PostedEvent, unit: UnitOfWork, service: TheService) -> Event:
+async def _send(session_id: str, event: PostedEvent, unit: UnitOfWork, service: TheService, redirects: bool) -> Event:
     answers = service.answers
     match event:
         case UserMessageEvent():
-            new = NewRun(content_of(event.content), client_event_id=event.client_event_id)
+            on_busy = "interrupt" if redirects else None
+            new = NewRun(content_of(event.content), on_busy=on_busy, client_event_id=event.client_event_id)
             stored, _ = await service.runs.submit(unit, session_id, new)
             return stored
+        case InterruptEvent():
+            return await service.sessions.interrupt(unit, session_id, event.session_thread_id)
         case ToolConfirmationEvent():
             decision = Decision(
                 approve=event.result == "allow",
@@ -170,7 +185,8 @@ async def list_events(
         primary=CROSS_POSTED if is_sdk(request) else None,
     )
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
-    return listed([event.wire() for event in events[:limit]], following)
+    shown = [event.wire() for event in events[:limit]]
+    return listed([for_sdk(event) for event in shown] if is_sdk(request) else shown, following)
 
 
 @router.get("/items")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import RunsRead, RunsWrite
 from api.content import Content, content_of
-from api.errors import PROBLEMS
+from api.errors import PROBLEMS, QUEUE_FULL
 from api.pages import CreatedAt, Cursor, EventLimit, Limit, List, Order, listed, seq_cursor, seq_of
 from api.routes.sessions import AgentChoice, Resources, choose_agent, mounted_files
 from api.services.runs import NewRun
@@ -60,7 +60,7 @@ class Input(BaseModel):
     content: Content
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=QUEUE_FULL)
 async def start_run(body: RunCreate, caller: RunsWrite, unit: UnitOfWork, service: TheService, response: Response) -> Run:
     """Start a run and return at once; follow it at `Content-Location`."""
     session_id = await _session_for(body, unit, service)
@@ -69,6 +69,7 @@ async def start_run(body: RunCreate, caller: RunsWrite, unit: UnitOfWork, servic
         kind="turn" if body.session_id else "task",
         limits=body.limits,
         metadata=body.metadata,
+        own_run=True,
     )
     _, row = await service.runs.submit(unit, session_id, new)
     response.headers["Location"] = f"/v1/runs/{row.id}"

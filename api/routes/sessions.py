@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from api.auth import SessionsRead, SessionsWrite
 from api.content import Content, content_of
-from api.errors import PROBLEMS
+from api.errors import PROBLEMS, QUEUE_FULL
 from api.pages import CreatedAt, Cursor, Limit, List, Order, listed
 from api.services.rosters import pinned
 from api.services.runs import NewRun
@@ -25,13 +25,13 @@ from domain.events import SessionUpdated
 from domain.files import FileResource, MountedFile
 from domain.ids import new_id
 from domain.runs import Run
-from domain.sessions import SessionStatus, Tags
+from domain.sessions import MAX_QUEUE_DEPTH, QUEUE_DEPTH, OnBusy, SessionStatus, Tags
 from storage.agents import Agents
 from storage.artifacts import Artifacts
 from storage.files import Files
 from storage.journal import Draft
 from storage.labels import Label
-from storage.runs import Runs
+from storage.queues import Queues
 from storage.sessions import SessionFilter, Sessions
 from storage.tables import SessionRow
 from storage.titles import Titles
@@ -45,6 +45,7 @@ Title = Annotated[
 """A blank one is none."""
 
 
+QueueDepth = Annotated[int, Field(ge=1, le=MAX_QUEUE_DEPTH, strict=True)]
 Permissions = Annotated[dict[ToolName, Policy], Field(max_length=200)]
 Resources = Annotated[tuple[FileResource, ...], Field(max_length=100)]
 
@@ -120,7 +121,9 @@ class SessionCreate(BaseModel):
     title: Title = None
     metadata: Metadata = {}
     tags: Tags = ()
-    on_busy: Literal["queue", "reject"] = "queue"
+    on_busy: OnBusy = "queue"
+    queue_depth: QueueDepth = QUEUE_DEPTH
+    """How many messages may wait for their turn."""
     permissions: Permissions = {}
     """Policies by a tool's name that hold in this session instead of the agent's."""
     resources: Resources = ()
@@ -136,7 +139,8 @@ class SessionUpdate(BaseModel):
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)] | None], Field(max_length=16)] | None = None
     tags: Tags | None = None
     """All of them, in place of those before."""
-    on_busy: Literal["queue", "reject"] | None = None
+    on_busy: OnBusy | None = None
+    queue_depth: QueueDepth | None = None
     permissions: Annotated[dict[ToolName, Policy | None], Field(max_length=200)] | None = None
 
 
@@ -144,7 +148,8 @@ class MessageCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     content: Content
-    on_busy: Literal["queue", "reject"] | None = None
+    on_busy: OnBusy | None = None
+    """What it does while a turn runs; the session's own if left out."""
     client_event_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
@@ -158,14 +163,14 @@ class SessionDeleted(BaseModel):
     type: Literal["session_deleted"] = "session_deleted"
 
 
-async def _session(unit: Unit, row: SessionRow) -> Session:
+async def session_of(unit: Unit, row: SessionRow) -> Session:
     (session,) = await _sessions(unit, [row])
     return session
 
 
 async def _sessions(unit: Unit, rows: Sequence[SessionRow]) -> list[Session]:
     agents = await Agents(unit.connection, unit.caller.workspace_id).many((row.agent_id, row.agent_version) for row in rows)
-    waiting = await Runs(unit.connection).queue_lengths([row.id for row in rows])
+    waiting = await Queues(unit.connection).lengths([row.id for row in rows])
     return [Session.of(row, agents[row.agent_id, row.agent_version], waiting.get(row.id, 0)) for row in rows]
 
 
@@ -182,13 +187,14 @@ async def create_session(
         metadata=body.metadata,
         tags=tuple(dict.fromkeys(body.tags)),
         on_busy=body.on_busy,
+        queue_depth=body.queue_depth,
         permissions=body.permissions,
         environment_id=body.environment_id,
         resources=await mounted_files(unit, body.resources),
     )
     response.headers["Location"] = f"/v1/sessions/{row.id}"
     response.headers["Content-Location"] = f"/v1/sessions/{row.id}/events/stream"
-    return await _session(unit, row)
+    return await session_of(unit, row)
 
 
 @router.get("")
@@ -236,7 +242,7 @@ async def list_sessions(
 
 @router.get("/{session_id}")
 async def get_session(session_id: str, caller: SessionsRead, unit: UnitOfWork) -> Session:
-    return await _session(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
+    return await session_of(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
 
 
 @router.post("/{session_id}")
@@ -244,7 +250,10 @@ async def update_session(session_id: str, body: SessionUpdate, caller: SessionsW
     """Rename it, change its tags, its metadata or what a message to the busy session does."""
     sessions = Sessions(unit.connection, caller.workspace_id)
     row = await sessions.get(session_id, lock=True)
-    changes: dict[str, Any] = {"on_busy": body.on_busy or row.on_busy}
+    changes: dict[str, Any] = {
+        "on_busy": body.on_busy or row.on_busy,
+        "queue_depth": body.queue_depth or row.queue_depth,
+    }
     if "title" in body.model_fields_set:
         row.title = body.title
         await Titles(unit.connection, caller.workspace_id).rename(session_id, body.title)
@@ -258,14 +267,14 @@ async def update_session(session_id: str, body: SessionUpdate, caller: SessionsW
         changes["tags"] = list(dict.fromkeys(body.tags))
     await sessions.change(session_id, **changes)
     await unit.journal.append(session_id, None, [Draft(SessionUpdated(title=row.title, metadata=row.meta))])
-    return await _session(unit, await sessions.get(session_id))
+    return await session_of(unit, await sessions.get(session_id))
 
 
 @router.post("/{session_id}/archive")
 async def archive_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork, service: TheService) -> Session:
     """Keep it to be read; it takes no more messages. A turn that waits is cancelled; 409 while one is at work."""
     await service.runs.archive(unit, session_id)
-    return await _session(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
+    return await session_of(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
 
 
 @router.delete("/{session_id}")
@@ -284,11 +293,11 @@ async def delete_session(session_id: str, caller: SessionsWrite, unit: UnitOfWor
     return SessionDeleted(id=session_id)
 
 
-@router.post("/{session_id}/messages", status_code=201)
+@router.post("/{session_id}/messages", status_code=201, responses=QUEUE_FULL)
 async def send_message(
     session_id: str, body: MessageCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService, response: Response
 ) -> MessageAccepted:
-    """Send a message; answers at once with the run that will handle it."""
+    """Send a message; answers at once with the run that will handle it. While a turn runs, `on_busy` decides which."""
     new = NewRun(content_of(body.content), on_busy=body.on_busy, client_event_id=body.client_event_id)
     event, row = await service.runs.submit(unit, session_id, new)
     response.headers["Location"] = f"/v1/runs/{row.id}"

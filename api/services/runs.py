@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from api.transaction import Unit
+from api.wire import run_of
 from domain.agents import Limits
 from domain.clock import now
-from domain.errors import Archived, Conflict, RunFinished, SessionBusy
+from domain.errors import Archived, Conflict, QueueFull, RunFinished, SessionBusy
 from domain.events import (
     Event,
     RunCancelled,
@@ -17,11 +18,16 @@ from domain.events import (
     UserMessage,
 )
 from domain.ids import new_id
+from domain.queue_events import QueueUpdated, SessionSteer
 from domain.runs import RunStatus
+from domain.sessions import OnBusy
+from domain.transcript import STEERED
 from live.bus import LiveBus
 from storage.agents import config_of
 from storage.approvals import Approvals
 from storage.journal import Draft, written
+from storage.pending import steered
+from storage.queues import INTERRUPTING, NEXT, Queues
 from storage.rows import add
 from storage.runs import Runs
 from storage.sessions import Sessions
@@ -30,6 +36,7 @@ from storage.tables import RunRow, SessionRow
 from workflows.client import RunClient
 
 Content = tuple[TextContent, ...]
+INTERRUPTED = "A message has interrupted it."
 
 
 @dataclass(frozen=True)
@@ -39,41 +46,77 @@ class NewRun:
     limits: Limits | None = None
     """None: the agent's own."""
     metadata: Mapping[str, str] | None = None
-    on_busy: Literal["queue", "reject"] | None = None
+    on_busy: OnBusy | None = None
     """None: the session's own."""
+    own_run: bool = False
+    """Never steered into another."""
     client_event_id: str | None = None
 
 
 class RunService:
     """Every command commits first and is delivered to Temporal afterwards; see `api.transaction`."""
 
-    def __init__(self, client: RunClient, live: LiveBus, routes: Mapping[str, Route]) -> None:
+    def __init__(self, client: RunClient, live: LiveBus, routes: Mapping[str, Route], temporal_ui: str | None = None) -> None:
         self._client = client
+        self._temporal_ui = temporal_ui
         self._live = live
         self._routes = routes
 
     async def submit(self, unit: Unit, session_id: str, new: NewRun) -> tuple[Event, RunRow]:
-        """Append a message and the run that will handle it: at once when the session is idle, else in its turn.
+        """Append a message and the run that will handle it: at once when the session is idle, else as `on_busy` says.
 
-        Raises NotFound, Archived, SessionBusy.
+        Raises NotFound, Archived, SessionBusy, QueueFull.
         """
         session = await Sessions(unit.connection, unit.caller.workspace_id).get(session_id, lock=True)
         runs = Runs(unit.connection)
         key = None if new.client_event_id is None else f"client/{new.client_event_id}"
         if key is not None and (before := await written(unit.connection, session.id, key)):
-            assert before[0].run_id is not None
-            return before[0], await runs.get(before[0].run_id)
+            return before[0], await runs.get(before[0].for_run_id or before[0].run_id or "")
         if session.archived_at is not None:
             raise Archived(f"Session {session.id} is archived and takes no messages.")
-        if session.active_run_id is not None and (new.on_busy or session.on_busy) == "reject":
-            raise SessionBusy(f"Run {session.active_run_id} is still running in this session.")
-        row = await self._row(unit, session, new)
-        await add(unit.connection, row)
+        active = None if session.active_run_id is None else next(iter(await runs.not_over([session.active_run_id])), None)
         message = UserMessage(content=new.content, client_event_id=new.client_event_id)
-        drafts = [Draft(message, queued=True), Draft(RunQueued())]
-        events = await unit.journal.append(session.id, row.id, drafts, key=key)
+        ahead = 0
+        match active, new.on_busy or session.on_busy:
+            case None, _:
+                pass
+            case run, "reject":
+                raise SessionBusy(f"Run {run.id} is still running in this session.", run_of(run, self._temporal_ui))
+            case run, "steer" if not new.own_run and _may_be_steered(run):
+                return await self._steer(unit, session, run, message, key), run
+            case _, "steer" if not new.own_run:
+                ahead = NEXT
+            case run, "interrupt":
+                await self.cancel(unit, run.id, INTERRUPTED)
+                ahead = INTERRUPTING
+            case _:
+                pass
+        if session.active_run_id is not None or session.paused:
+            await self._check_room(unit, session)
+        draft = Draft(message, queued=True)
+        row = await self._row(unit, session, new, draft.id)
+        await add(unit.connection, row)
+        events = await unit.journal.append(session.id, row.id, [draft, Draft(RunQueued())], key=key)
+        await Queues(unit.connection).place(row.id, ahead + events[0].seq)
         await self._activate(unit, row)
         return events[0], row
+
+    async def _steer(self, unit: Unit, session: SessionRow, run: RunRow, message: UserMessage, key: str | None) -> Event:
+        if await steered(unit.connection, session.id, run.id) >= session.queue_depth:
+            raise QueueFull(f"{session.queue_depth} messages wait for the next model call of run {run.id}, which is the most.")
+        draft = Draft(message, queued=True, private={STEERED: True})
+        drafts = [draft, Draft(SessionSteer(event_id=draft.id, status="accepted"))]
+        return (await unit.journal.append(session.id, run.id, drafts, key=key))[0]
+
+    async def _check_room(self, unit: Unit, session: SessionRow) -> None:
+        if await Queues(unit.connection).length(session.id) >= session.queue_depth:
+            what = f"{session.queue_depth} messages wait in session {session.id}, which is its `queue_depth`"
+            raise QueueFull(f"{what}: send this one later, or take one out of the queue.")
+
+    def start(self, unit: Unit, row: RunRow) -> None:
+        """Of a run that is its session's active one since this transaction."""
+        start = run_start(row, self._routes)
+        unit.deliveries.append(lambda: self._client.start(start))
 
     async def pause(self, unit: Unit, run_id: str, mode: Literal["step", "now"]) -> RunRow:
         row = await self._live_run(unit, run_id)
@@ -95,8 +138,9 @@ class RunService:
     async def resume(self, unit: Unit, run_id: str) -> RunRow:
         row = await self._live_run(unit, run_id)
         for run in await self._tree(unit, row):
-            changes = {"resume_requested_at": now()} if run.paused_at else {"pause_requested_at": None, "pause_mode": None}
-            await Runs(unit.connection).change(run.id, **changes)
+            # Kept until a model call begins: a pause that is on its way may still come about, where this is not delivered.
+            changes = {} if run.paused_at else {"pause_requested_at": None, "pause_mode": None}
+            await Runs(unit.connection).change(run.id, resume_requested_at=now(), **changes)
         unit.deliveries.append(lambda: self._client.resume(run_id))
         return await Runs(unit.connection).get(run_id)
 
@@ -141,7 +185,7 @@ class RunService:
             raise Conflict(f"Run {run_id} is {row.status}: only a run that failed or was stopped can be retried.")
         if row.thread_id is not None:
             raise Conflict(f"Run {run_id} is a sub-agent's: run {row.parent_run_id} has its outcome, and may delegate again.")
-        if await runs.newest_in(row.session_id) != run_id:
+        if await runs.newest_in(row.session_id) != run_id or await runs.gone_on(row):
             raise Conflict(f"The session has gone on after run {run_id}: send the message again instead.")
         fresh = {
             "pause_requested_at": None,
@@ -154,7 +198,8 @@ class RunService:
             "workflow_seen_at": None,
         }
         queued = [Draft(RunQueued(attempt=row.attempt + 1))]
-        await unit.journal.append(row.session_id, run_id, queued, run_changes=fresh)
+        (again,) = await unit.journal.append(row.session_id, run_id, queued, run_changes=fresh)
+        await Queues(unit.connection).place(run_id, NEXT + again.seq)
         row = await runs.get(run_id)
         await self._activate(unit, row)
         return row
@@ -185,13 +230,13 @@ class RunService:
         session = await sessions.get(session_id, lock=True)
         if session.archived_at is not None:
             return
-        if session.active_run_id is not None:
-            row = await self._live_run(unit, session.active_run_id)
-            if row.status != RunStatus.WAITING:
-                raise Conflict(f"Run {row.id} is at work in this session: cancel it first, or wait for its end.")
-            for queued in await Runs(unit.connection).queued_in(session_id):
-                await self.cancel(unit, queued, "The session was archived.")
-            await self.cancel(unit, row.id, "The session was archived.")
+        active = None if session.active_run_id is None else await self._live_run(unit, session.active_run_id)
+        if active is not None and active.status != RunStatus.WAITING:
+            raise Conflict(f"Run {active.id} is at work in this session: cancel it first, or wait for its end.")
+        for queued in reversed(await Queues(unit.connection).waiting(session_id)):
+            await self.cancel(unit, queued.id, "The session was archived.")
+        if active is not None:
+            await self.cancel(unit, active.id, "The session was archived.")
         await sessions.change(session_id, archived_at=now())
 
     async def _close_approvals(self, unit: Unit, row: RunRow) -> None:
@@ -205,10 +250,12 @@ class RunService:
         session = await Sessions(unit.connection, unit.caller.workspace_id).get(row.session_id)
         if row.status != RunStatus.QUEUED or session.active_run_id == row.id or row.thread_id is not None:
             return False
-        await unit.journal.append(row.session_id, row.id, [Draft(payload)])
+        drafts = [] if row.input_event_id is None else [Draft(QueueUpdated(event_id=row.input_event_id, removed=True))]
+        drafts.append(Draft(payload))
+        await unit.journal.append(row.session_id, row.id, drafts)
         return True
 
-    async def _row(self, unit: Unit, session: SessionRow, new: NewRun) -> RunRow:
+    async def _row(self, unit: Unit, session: SessionRow, new: NewRun, input_event_id: str) -> RunRow:
         config = await config_of(unit.connection, session.agent_id, session.agent_version)
         moment = now()
         return RunRow(
@@ -225,9 +272,14 @@ class RunService:
             meta=dict(new.metadata or {}),
             created_at=moment,
             touched_at=moment,
+            input_event_id=input_event_id,
         )
 
     async def _activate(self, unit: Unit, row: RunRow) -> None:
-        if await Runs(unit.connection).activate(row.session_id, row.id):
-            start = run_start(row, self._routes)
-            unit.deliveries.append(lambda: self._client.start(start))
+        if await Queues(unit.connection).activate(row.session_id, row.id):
+            self.start(unit, row)
+
+
+def _may_be_steered(run: RunRow) -> bool:
+    """Not where it was told to stop: it will call its model no more."""
+    return run.cancel_requested_at is None and run.terminate_requested_at is None

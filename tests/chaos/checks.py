@@ -10,7 +10,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from activities.tools import UNKNOWN_OUTCOME
-from tests.chaos.load import OVER, STEPS, TURNS, Caller, Ordeal
+from tests.chaos.load import OVER, STEPS, TALKS, TURNS, Caller, Ordeal
 
 Objects = Sequence[Mapping[str, Any]]
 RESULTS = {
@@ -19,6 +19,7 @@ RESULTS = {
     "user.custom_tool_result": "custom_tool_use_id",
 }
 USES = ("agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use")
+STOPPED = ("cancelled", "interrupted")
 GRACE_SECONDS = 20
 """A cancel that is accepted just before the end may come too late; after this long it may not."""
 _CLOSED = {"completed": WorkflowExecutionStatus.COMPLETED, "cancelled": WorkflowExecutionStatus.CANCELED}
@@ -126,12 +127,20 @@ def _ended_well(ordeal: Ordeal, row: Mapping[str, Any]) -> bool:
         if row["status"] == "completed":
             return datetime.fromisoformat(row["finished_at"]).timestamp() < ordeal.cancelled_at + GRACE_SECONDS
         return row["status"] == "cancelled" and row["cancel_requested_at"] is not None
-    return row["status"] == "completed"
+    stopped = ordeal.kind == "interrupted" and row["id"] == ordeal.run_ids[0] and row["status"] == "cancelled"
+    return stopped or row["status"] == "completed"
 
 
 def _happened(ordeal: Ordeal, rows: Objects, events: Objects) -> Iterator[tuple[bool, str]]:
     types = Counter(event["type"] for event in events)
-    messages = TURNS if ordeal.kind == "turns" else 1
+    messages = TURNS if ordeal.kind == "turns" else 2 if ordeal.kind in TALKS else 1
+    if ordeal.kind == "steered":
+        said = [event["status"] for event in events if event["type"] == "session.steer"]
+        # One that came behind the turn's end has a turn of its own.
+        yield said == (["accepted", "applied"] if len(rows) == 1 else []), f"the steered message was {said}"
+    if ordeal.kind == "interrupted":
+        ended = [event["run_id"] for event in events if event["type"] in ("run.completed", "run.cancelled")]
+        yield ended == ordeal.run_ids, f"the turns ended in the order {ended}"
     if ordeal.kind == "waited":
         answered = (types["user.answer"], types["user.custom_tool_result"], types["external_event.received"])
         yield answered == (1, 1, 1), f"answers, results and events: {answered}"
@@ -151,14 +160,15 @@ def _steps(ordeal: Ordeal, events: Objects) -> Iterator[tuple[bool, str]]:
         if event["type"] in USES:
             count = results[event["id"]]
             # A cancelled run may end between a tool use and its result.
-            yield count == 1 or (count == 0 and ordeal.kind == "cancelled"), f"{event['id']} has {count} results"
-    if ordeal.kind != "cancelled":
+            yield count == 1 or (count == 0 and ordeal.kind in STOPPED), f"{event['id']} has {count} results"
+    if ordeal.kind not in STOPPED:
         own = [e for e in events if e["run_id"] in ordeal.run_ids]
         whole = [e for e in own if e["type"] == "agent.message" and not e.get("interrupted")]
         last = [e["content"][0]["text"].startswith("the end ") for e in whole]
         expected = [False, True] * TURNS if ordeal.kind == "turns" else [False] * (STEPS - 1) + [True]
         if not any(event.get("interrupted") for event in events):  # an interrupted step counts as played
-            yield last == expected, f"{len(whole)} answers of {len(expected)}"
+            more = [False] * (ordeal.kind == "steered" and len(last) > len(expected))  # a call to answer what came at the end
+            yield last == expected + more, f"{len(whole)} answers of {len(expected)}"
 
 
 async def _decided(ordeal: Ordeal, caller: Caller, ledger: Ledger) -> list[tuple[bool, str]]:

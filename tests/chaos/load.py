@@ -15,14 +15,18 @@ from domain.events import RUN_OVER_TYPES
 from tests.chaos.viewer import ChaosViewer
 from tests.durability.process import AUTH, Story
 
-Kind = Literal["plain", "cancelled", "paused", "asked", "turns", "approved", "waited", "mcp", "delegated"]
+Kind = Literal[
+    "plain", "cancelled", "paused", "asked", "turns", "approved", "waited", "mcp", "delegated", "steered", "interrupted"
+]
 KINDS: tuple[Kind, ...] = (
     *("plain", "approved", "paused", "waited", "cancelled"),
-    *("mcp", "delegated", "asked", "turns", "plain"),
+    *("mcp", "delegated", "steered", "interrupted", "asked", "turns", "plain"),
 )
 STEPS = 5
 TURNS = 3
 OVER = frozenset({"completed", "failed", "cancelled", "terminated"})
+TALKS = frozenset({"turns", "steered", "interrupted"})
+"""Kinds with several messages in their session."""
 DEEDS = ("look", "put", "pay")
 HELPER = "chaos helper"
 CUSTOM: Mapping[str, Any] = {
@@ -162,6 +166,12 @@ class Driver:
                 await self._approve(ordeal)
             case "waited":
                 await self._wake(ordeal)
+            case "steered":
+                await asyncio.sleep(chance.uniform(0.2, 4))
+                await self._talk(ordeal, "steer", "By the way.")
+            case "interrupted":
+                await asyncio.sleep(chance.uniform(0.2, 4))
+                await self._talk(ordeal, "interrupt", ordeal.script)
             case _:
                 pass
         for run_id in ordeal.run_ids:
@@ -178,8 +188,9 @@ class Driver:
         created = await self._accepted(ordeal, "/v1/runs", {"agent": self._agent_of(ordeal), "input": ordeal.script})
         ordeal.run_ids.append(created["id"])
         ordeal.session_id = created["session_id"]
-        for _ in range(2):
-            self._watch(ordeal, f"/v1/runs/{created['id']}/events/stream")
+        if ordeal.kind not in TALKS:
+            for _ in range(2):
+                self._watch(ordeal, f"/v1/runs/{created['id']}/events/stream")
 
     def _agent_of(self, ordeal: Ordeal) -> str:
         return self._agents.get(ordeal.kind, self._agents[""])
@@ -232,10 +243,18 @@ class Driver:
             ordeal.run_ids.append(answer["run"]["id"])
         self._watch(ordeal, f"/v1/sessions/{session['id']}/events/stream?after=0")
 
+    async def _talk(self, ordeal: Ordeal, on_busy: str, content: str) -> None:
+        """A message to the session, which is busy or is not any more."""
+        path = f"/v1/sessions/{ordeal.session_id}"
+        run_id = (await self._accepted(ordeal, f"{path}/messages", {"content": content, "on_busy": on_busy}))["run"]["id"]
+        if run_id not in ordeal.run_ids:
+            ordeal.run_ids.append(run_id)
+        self._watch(ordeal, f"{path}/events/stream?after=0")
+
     def _watch(self, ordeal: Ordeal, path: str) -> None:
         viewer = ChaosViewer(self._caller.http, path, Story(every_seq=ordeal.kind != "delegated"))
         ordeal.viewers.append(viewer)
-        if ordeal.kind == "turns":
+        if ordeal.kind in TALKS:
             last = ordeal.run_ids[-1]
             viewer.ends_with = lambda frame: frame.event in RUN_OVER_TYPES and frame.data["run_id"] == last
         self._watching.add(asyncio.create_task(viewer.watch()))

@@ -200,7 +200,7 @@ def test_errors_become_the_exceptions_of_the_package(sdk: Anthropic, workspace: 
     agents, sessions = sdk.beta.agents, sdk.beta.sessions
     agent = agents.create(name="a", model="demo:echo")
     agents.update(agent.id, system="two")
-    bad: Any = {"type": "user.interrupt"}
+    bad: Any = {"type": "user.define_outcome"}
     session = new_session(sdk)
     refused: list[tuple[type[anthropic.APIStatusError], Literal[400, 401, 403, 404, 409, 413, 422], Any]] = [
         (anthropic.BadRequestError, 400, lambda: agents.list(page="x")),
@@ -222,6 +222,33 @@ def test_errors_become_the_exceptions_of_the_package(sdk: Anthropic, workspace: 
             assert caught.value.request_id
             body: Any = caught.value.body
             assert body["error"]["message"]
+
+
+def test_a_turn_is_interrupted_and_redirected(sdk: Anthropic) -> None:
+    session = new_session(sdk)
+    events = sdk.beta.sessions.events
+    interrupt: Any = {"type": "user.interrupt"}
+    slow = {"text": "word " * 400, "delay_ms": 50}
+
+    with events.stream(session.id, event_deltas=["agent.message"]) as stream:
+        events.send(session.id, events=[message(script(slow))])
+        next(event for event in stream if event.type == "event_delta")
+        sent = [
+            sound(event) for event in sound(events.send(session.id, events=[interrupt, message(script({"text": "So."}))])).data
+        ]
+        first = until_idle(stream)
+        second = until_idle(stream)
+
+    assert [event.type for event in sent] == ["user.interrupt", "user.message"]
+    assert sent[0].processed_at is None
+    assert {event.type for event in first} >= {"user.interrupt", "agent.message"}
+    assert [event.content[0].text for event in second if event.type == "agent.message"] == ["So."]
+    listed = {event.id: sound(event) for event in events.list(session.id)}
+    assert all(listed[event.id].processed_at is not None for event in sent)
+
+    (idle,) = sound(events.send(session.id, events=[interrupt])).data
+    assert (sound(idle).type, idle.processed_at is not None) == ("user.interrupt", True)
+    assert sdk.beta.sessions.retrieve(session.id).status == "idle"
 
 
 def test_an_idempotency_key_and_retries_of_the_package(sdk: Anthropic) -> None:

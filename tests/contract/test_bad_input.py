@@ -271,6 +271,7 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_proper
     key = workspace.get("/v1/api_keys")["data"][0]["id"]
     ids = {"run_id": run.id, "session_id": row["session_id"], "agent_id": row["agent"]["id"], "key_id": key, "version": "1"}
     ids["thread_id"] = workspace.get(f"/v1/sessions/{row['session_id']}/threads")["data"][0]["id"]
+    ids["event_id"] = run.events()[0]["id"]
     ids["file_id"] = workspace.http.post("/v1/files", files={"file": ("a", b"mine")}).json()["id"]
     published = {"tools": [{"name": "publish_artifact", "input": {"path": "a"}}]}
     resources = [{"type": "file", "file_id": ids["file_id"], "mount_path": "a"}]
@@ -368,8 +369,8 @@ def operations(workspace: Workspace) -> list[tuple[str, str]]:
 def fill(path: str, ids: dict[str, str]) -> str:
     """The path with those ids; with ones that name nothing where there is none. A new kind of id fails here."""
     names = {"run_id": "run_x", "session_id": "sesn_x", "agent_id": "agent_x", "key_id": "key_x", "approval_id": "appr_x"}
-    known = {**names, "thread_id": "sthr_x", "version": "1", "file_id": "file_x", "artifact_id": "artf_x", **ids}
-    return path.format(**known)
+    known = {**names, "thread_id": "sthr_x", "version": "1", "file_id": "file_x", "artifact_id": "artf_x"}
+    return path.format(**{**known, "event_id": "sevt_x", **ids})
 
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -379,6 +380,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/sessions/{session_id}/events": {"events": [{"type": "user.message", "content": [{"type": "text", "text": "x"}]}]},
     "/v1/sessions/{session_id}/messages": {"content": "x"},
     "/v1/runs": {"agent": "a", "input": "x"},
+    "/v1/sessions/{session_id}/queue/{event_id}": {"content": "x"},
     "/v1/runs/{run_id}/input": {"content": "x"},
     "/v1/approvals/{approval_id}/decision": {"decision": "approve"},
     "/v1/external_events": {"type": "x"},
@@ -387,4 +389,4 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 def body_for(method: str, path: str) -> dict[str, Any] | None:
-    return BODIES.get(path, {}) if method == "POST" else None
+    return BODIES.get(path, {}) if method in ("POST", "PATCH") else None

@@ -78,6 +78,8 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
             if "{thread_id}" in operation.path:
                 (thread,) = workspace.get(f"/v1/sessions/{run['session_id']}/threads")["data"]
                 known["thread_id"] = thread["id"]
+            if "{event_id}" in operation.path:
+                known |= waiting_message(workspace)
             if "{approval_id}" in operation.path:
                 known["approval_id"] = pending_approval(workspace)
             known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}
@@ -94,6 +96,14 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
         "POST /v1/agents/{agent_id}/rollback",
         "DELETE /v1/api_keys/{key_id}",
     }
+
+
+def waiting_message(workspace: Workspace) -> dict[str, Any]:
+    """A message in the queue of a session, which is paused."""
+    session = workspace.post("/v1/sessions", {"agent": workspace.agent()["id"]})["id"]
+    workspace.post(f"/v1/sessions/{session}/pause")
+    event = workspace.post(f"/v1/sessions/{session}/messages", {"content": "later"})["event"]
+    return {"session_id": session, "event_id": event["id"]}
 
 
 def pending_approval(workspace: Workspace) -> str:

@@ -19,6 +19,7 @@ from domain.events import (
     UserMessage,
 )
 from domain.mcp import tool_name
+from domain.queue_events import QueueUpdated, SessionSteer
 from domain.runs import StopReason
 from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, Transcript, fold
 
@@ -148,3 +149,36 @@ def test_an_mcp_use_has_the_name_that_the_model_called_it_by() -> None:
     (_, called, answered) = fold(events)
     assert called.content == (ToolUse(id="e3", name=tool_name("maps", "find.place"), input={"q": "x"}),)
     assert answered.content == (ToolResult(tool_use_id="e3", content="here"),)
+
+
+def test_a_steered_message_that_came_too_late_enters_where_its_turn_begins() -> None:
+    """Also where another turn was put ahead of that, and where its own had not begun."""
+    done = RunCompleted(stop_reason=StopReason(type="max_steps"))
+    events = log(
+        ("run_1", asks("one")),
+        ("run_1", asks("steered")),
+        ("run_2", asks("two")),
+        ("run_1", RunCancelled()),
+        ("run_3", SessionSteer(event_id="e2", status="deferred")),
+        ("run_2", ModelRequestStart(model="m", attempt=1)),
+        ("run_2", AgentMessage(content=(TextContent(text="second"),))),
+        ("run_2", done),
+        ("run_3", ModelRequestStart(model="m", attempt=1)),
+    )
+    assert [message.content for message in fold(events)] == [
+        (Text(text="two"),),
+        (Text(text="second"),),
+        (Text(text="steered"),),
+    ]
+
+
+def test_a_queued_message_enters_as_it_was_edited_last() -> None:
+    def edit(text: str) -> QueueUpdated:
+        return QueueUpdated(event_id="e1", content=(TextContent(text=text),))
+
+    start = ModelRequestStart(model="m", attempt=1)
+    events = log(("r", asks("one")), ("r", edit("two")), ("r", edit("three")), ("r", start), ("r", edit("four")))
+    transcript = Transcript()
+    for event in events:
+        transcript.take(event)
+    assert [message.content for message in transcript.messages()] == [(Text(text="three"),)]

@@ -1,0 +1,158 @@
+"""The turns of a session that wait for the active one, and how the session is handed from one to the next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select, update
+from sqlmodel import col
+
+from domain.events import UserMessage, payloads
+from domain.payload import TextContent
+from storage.database import Connection
+from storage.rows import fetch, fetch_one
+from storage.tables import EventRow, RunRow, SessionRow
+
+# Positions are seqs of the log, which only grow. What goes ahead of the queue has a seq far below all others: messages that
+# interrupt, and behind them those that came too late for the turn that they were sent to.
+INTERRUPTING = -(2**42)
+NEXT = -(2**41)
+
+
+def interrupts(row: RunRow) -> bool:
+    return row.queue_position < NEXT
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A turn that waits, and the message that it answers."""
+
+    run: RunRow
+    content: tuple[TextContent, ...]
+
+
+class Queues:
+    """All SQL on queues. What changes one has locked the session's row."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def waiting(self, session_id: str, limit: int | None = None) -> list[RunRow]:
+        """Turns that wait for the active one, in the order in which they will run."""
+        statement = (
+            select(RunRow)
+            .where(col(RunRow.session_id) == session_id, _waits(session_id))
+            .order_by(col(RunRow.queue_position), col(RunRow.created_at), col(RunRow.id))
+            .limit(limit)
+        )
+        return await fetch(self._connection, RunRow, statement)
+
+    async def head(self, session_id: str) -> RunRow | None:
+        found = await self.waiting(session_id, 1)
+        return found[0] if found else None
+
+    async def shown(self, session_id: str) -> list[Waiting]:
+        """The same with what they answer."""
+        rows = await self.waiting(session_id)
+        inputs = [row.input_event_id for row in rows if row.input_event_id is not None]
+        statement = select(col(EventRow.id), col(EventRow.payload)).where(col(EventRow.id).in_(inputs))
+        said = {row.id: payloads.validate_python(row.payload) for row in await self._connection.execute(statement)}
+
+        def content(row: RunRow) -> tuple[TextContent, ...]:
+            payload = said.get(row.input_event_id or "")
+            return payload.content if isinstance(payload, UserMessage) else ()
+
+        return [Waiting(row, content(row)) for row in rows]
+
+    async def answering(self, session_id: str, event_id: str) -> RunRow | None:
+        """The turn of that message, whether it waits or not."""
+        mine = (col(EventRow.id) == event_id, col(EventRow.session_id) == session_id)
+        its = select(func.coalesce(col(EventRow.for_run_id), col(EventRow.run_id))).where(*mine).scalar_subquery()
+        statement = select(RunRow).where(col(RunRow.id) == its, col(RunRow.input_event_id) == event_id)
+        return await fetch_one(self._connection, RunRow, statement)
+
+    async def length(self, session_id: str) -> int:
+        statement = select(func.count().label("waiting")).where(col(RunRow.session_id) == session_id, _waits(session_id))
+        return (await self._connection.execute(statement)).scalar_one()
+
+    async def lengths(self, session_ids: Sequence[str]) -> Mapping[str, int]:
+        """Of each session, how many turns wait for the active one; sessions without any are left out."""
+        statement = (
+            select(col(RunRow.session_id), func.count().label("waiting"))
+            .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
+            .where(
+                col(RunRow.session_id).in_(session_ids),
+                _QUEUED,
+                col(RunRow.thread_id).is_(None),
+                or_(col(SessionRow.active_run_id).is_(None), col(RunRow.id) != col(SessionRow.active_run_id)),
+            )
+            .group_by(col(RunRow.session_id))
+        )
+        return {row.session_id: row.waiting for row in await self._connection.execute(statement)}
+
+    async def place(self, run_id: str, position: int) -> None:
+        await self._connection.execute(update(RunRow).where(col(RunRow.id) == run_id).values(queue_position=position))
+
+    async def move(self, row: RunRow, place: int) -> int:
+        """Move a turn that waits to that place, counted from 1, or to the end; the place that it has then.
+
+        The waiting turns exchange the positions that they have, so that what comes later stays behind them.
+        """
+        rows = await self.waiting(row.session_id)
+        order = [other for other in rows if other.id != row.id]
+        index = min(place - 1, len(order))
+        order.insert(index, row)
+        for other, position in zip(order, [other.queue_position for other in rows], strict=True):
+            if other.queue_position != position:
+                await self.place(other.id, position)
+        return index + 1
+
+    async def activate(self, session_id: str, run_id: str) -> bool:
+        """Make the run active, unless its session has an active one or is paused. Compare-and-set: of two at once, one wins."""
+        statement = (
+            update(SessionRow)
+            .where(col(SessionRow.id) == session_id, col(SessionRow.active_run_id).is_(None), col(SessionRow.paused).is_(False))
+            .values(active_run_id=run_id)
+        )
+        return (await self._connection.execute(statement)).rowcount == 1
+
+    async def advance(self, session_id: str, finished_run_id: str) -> RunRow | None:
+        """Hand the session over from a finished run to the next queued one, and return that.
+
+        None if nothing waits, the session is paused, or it has been handed over before.
+        """
+        paused = select(col(SessionRow.paused)).where(col(SessionRow.id) == session_id)
+        stays = bool((await self._connection.execute(paused)).scalar_one_or_none())
+        following = None if stays else await self.head(session_id)
+        statement = (
+            update(SessionRow)
+            .where(
+                col(SessionRow.id) == session_id,
+                or_(col(SessionRow.active_run_id) == finished_run_id, col(SessionRow.active_run_id).is_(None)),
+            )
+            .values(active_run_id=None if following is None else following.id)
+        )
+        moved = (await self._connection.execute(statement)).rowcount == 1
+        return following if moved else None
+
+    async def active_after(self, session_id: str, finished_run_id: str) -> RunRow | None:
+        """The queued run that a session was already handed to: what `advance` returned before a crash."""
+        statement = (
+            select(RunRow)
+            .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
+            .where(col(SessionRow.id) == session_id, col(RunRow.id) != finished_run_id, _QUEUED)
+        )
+        return await fetch_one(self._connection, RunRow, statement)
+
+    async def take_over(self, session_id: str, over_run_id: str) -> RunRow | None:
+        """`advance` for a session whose active run is over, or is not there at all."""
+        await self._connection.execute(select(col(SessionRow.id)).where(col(SessionRow.id) == session_id).with_for_update())
+        return await self.advance(session_id, over_run_id)
+
+
+# Not a parameter: the index of queued runs serves no other wording.
+_QUEUED = col(RunRow.status) == literal_column("'queued'")
+
+
+def _waits(session_id: str) -> ColumnElement[bool]:
+    active = exists().where(col(SessionRow.id) == session_id, col(SessionRow.active_run_id) == col(RunRow.id))
+    return and_(_QUEUED, col(RunRow.thread_id).is_(None), ~active)
