@@ -121,6 +121,9 @@ class Runs:
             statement = statement.where(col(RunRow.thread_id).is_not(None))
         if wanted.agent_id is None and wanted.session_id is None:
             statement = statement.where(col(RunRow.workspace_id) == workspace_id)
+        if wanted.session_id is None and wanted.parent_run_id is None:
+            # What was copied into a fork did not run a second time: who counts runs must not find it twice.
+            statement = statement.where(col(RunRow.copied_from).is_(None))
         if wanted.created_after is not None:
             statement = statement.where(col(RunRow.created_at) > wanted.created_after)
         if wanted.created_before is not None:

@@ -26,6 +26,7 @@ class SessionFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     include_archived: bool = False
+    forked_from: str | None = None
 
 
 class Sessions:
@@ -102,6 +103,8 @@ class Sessions:
             statement = statement.where(col(SessionRow.workspace_id) == self._workspace_id)
         else:
             statement = statement.where(col(SessionRow.agent_id) == owned(AgentRow, wanted.agent_id, self._workspace_id))
+        if wanted.forked_from is not None:
+            statement = statement.where(col(SessionRow.forked_from_id) == wanted.forked_from)
         if not wanted.include_archived:
             statement = statement.where(col(SessionRow.archived_at).is_(None))
         if wanted.agent_version is not None:

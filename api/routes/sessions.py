@@ -150,7 +150,7 @@ class SessionDeleted(BaseModel):
     type: Literal["session_deleted"] = "session_deleted"
 
 
-async def _session(unit: Unit, row: SessionRow) -> Session:
+async def session_of(unit: Unit, row: SessionRow) -> Session:
     (session,) = await _sessions(unit, [row])
     return session
 
@@ -179,7 +179,7 @@ async def create_session(
     )
     response.headers["Location"] = f"/v1/sessions/{row.id}"
     response.headers["Content-Location"] = f"/v1/sessions/{row.id}/events/stream"
-    return await _session(unit, row)
+    return await session_of(unit, row)
 
 
 @router.get("")
@@ -195,10 +195,17 @@ async def list_sessions(
     statuses: Annotated[list[SessionStatus] | None, Query()] = None,
     statuses_brackets: Annotated[list[SessionStatus] | None, Query(alias="statuses[]", include_in_schema=False)] = None,
     include_archived: bool = False,
+    forked_from: Annotated[str | None, Query(description="Only forks of this session")] = None,
 ) -> List[Session]:
     """Sessions, the newest first."""
     wanted = SessionFilter(
-        agent_id, agent_version, statuses or statuses_brackets or (), created.after, created.before, include_archived
+        agent_id,
+        agent_version,
+        statuses or statuses_brackets or (),
+        created.after,
+        created.before,
+        include_archived,
+        forked_from,
     )
     sessions = Sessions(unit.connection, caller.workspace_id)
     found = await sessions.find(wanted, limit=limit, cursor=page, descending=order == "desc")
@@ -207,7 +214,7 @@ async def list_sessions(
 
 @router.get("/{session_id}")
 async def get_session(session_id: str, caller: SessionsRead, unit: UnitOfWork) -> Session:
-    return await _session(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
+    return await session_of(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
 
 
 @router.post("/{session_id}")
@@ -226,14 +233,14 @@ async def update_session(session_id: str, body: SessionUpdate, caller: SessionsW
     changes = {"title": row.title, "meta": row.meta, "permissions": row.permissions, "on_busy": body.on_busy or row.on_busy}
     await sessions.change(session_id, **changes)
     await unit.journal.append(session_id, None, [Draft(SessionUpdated(title=row.title, metadata=row.meta))])
-    return await _session(unit, await sessions.get(session_id))
+    return await session_of(unit, await sessions.get(session_id))
 
 
 @router.post("/{session_id}/archive")
 async def archive_session(session_id: str, caller: SessionsWrite, unit: UnitOfWork, service: TheService) -> Session:
     """Keep it to be read; it takes no more messages. A turn that waits is cancelled; 409 while one is at work."""
     await service.runs.archive(unit, session_id)
-    return await _session(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
+    return await session_of(unit, await Sessions(unit.connection, caller.workspace_id).get(session_id))
 
 
 @router.delete("/{session_id}")
