@@ -14,9 +14,11 @@ from api.routes import (
     artifacts,
     catalog,
     events,
+    exports,
     files,
     forks,
     health,
+    imports,
     keys,
     runs,
     sessions,
@@ -42,7 +44,23 @@ from workflows.client import RunClient
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-_MODULES = (health, agents, streams, forks, sessions, threads, events, artifacts, runs, approvals, files, catalog, keys)
+_MODULES = (
+    health,
+    imports,
+    agents,
+    streams,
+    forks,
+    exports,
+    sessions,
+    threads,
+    events,
+    artifacts,
+    runs,
+    approvals,
+    files,
+    catalog,
+    keys,
+)
 ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 

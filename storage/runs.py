@@ -339,6 +339,11 @@ class Runs:
         used = found.mappings().one()
         return int(used["tokens"] or 0), int(used["cost"] or 0)
 
+    async def agents_in(self, session_id: str) -> list[tuple[str, int]]:
+        """The agents, at their versions, whose runs a session has."""
+        pins = select(col(RunRow.agent_id), col(RunRow.agent_version)).where(col(RunRow.session_id) == session_id)
+        return [(row.agent_id, row.agent_version) for row in await self._connection.execute(pins.distinct())]
+
     async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
         """Those of the runs that our rows do not show as finished."""
         statement = select(RunRow).where(col(RunRow.id).in_(run_ids), unfinished())
