@@ -125,7 +125,6 @@ def test_a_message_is_edited(held: tuple[Workspace, Conversation]) -> None:
     assert (origin["session_id"], origin["before_event_id"]) == (conversation.id, second["id"])
     forks = [found["id"] for found in workspace.get("/v1/sessions", forked_from=conversation.id, limit=100)["data"]]
     assert made["session"]["id"] in forks
-    assert workspace.get(conversation.path)["message_count"] == workspace.get(conversation.path)["message_count"]
     first = fork(workspace, conversation.id, before_event_id=conversation.messages[0]["event"]["id"])["session"]
     assert (log(workspace, first["id"]), first["message_count"], first["last_message"]) == ([], 0, None)
     assert first["forked_from"]["event_id"] is not None  # the message itself was in the log, and nobody had read it
@@ -200,6 +199,18 @@ def test_a_fork_that_fails_leaves_no_files(workspace: Workspace, held: tuple[Wor
     fork(workspace, held[1].id, expect=404)
 
     assert {path.name for path in root.iterdir() if path.name != "stored"} == {session_id, first["session"]["id"]}
+
+
+@pytest.mark.parametrize("limit", ["MAX_EVENTS", "SECONDS"])
+def test_what_is_too_much_is_refused_as_a_whole(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    session_id = workspace.start({"text": "ok"}).wait()["session_id"]
+    document = workspace.get(f"/v1/sessions/{session_id}/export")
+    monkeypatch.setattr(f"api.services.forks.{limit}", 0)
+
+    assert fork(workspace, session_id, expect=413)["code"] == "too_large"
+    workspace.post("/v1/sessions/import", document, expect=413)
+
+    assert [found["id"] for found in workspace.get("/v1/sessions")["data"]] == [session_id]
 
 
 def test_while_a_run_is_at_work(workspace: Workspace) -> None:

@@ -18,9 +18,9 @@ from storage.copies import PAGE, LogCopy, outline, remembered_after, runs_of, st
 from storage.rows import add, fetch_one
 from storage.tables import SessionRow
 
-MAX_EVENTS = 50_000
+MAX_EVENTS = 20_000
 """Of a log that is copied in one request."""
-SECONDS = 6.0
+SECONDS = 5.0
 """Less than a request may take: whoever is refused knows why."""
 CUT_OFF = "The log was copied up to the middle of this run."
 
@@ -41,11 +41,12 @@ class Watch:
         """Between two pages: others have their turn. Raises TooLarge."""
         await asyncio.sleep(0)
         if time.monotonic() > self._until:
-            raise TooLarge(f"Copying this log takes longer than the {SECONDS:.0f} s that one request may.")
+            raise TooLarge(f"Copying this log took more than {SECONDS:.0f} s, which is all that one request may take.")
 
 
 async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str | None, title: str | None) -> SessionRow:
     """Write the new session, idle, with its copy of the log. Raises NotFound, TooLarge."""
+    watch = Watch()
     source = await _kept(unit, source_id)
     events = await outline(unit.connection, source.id, staged.last_seq)
     check_size(len(events))
@@ -55,7 +56,6 @@ async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str 
     row = await _session(unit, source, staged, None if last is None else last.id, before_event_id, title)
     await add(unit.connection, row)
     copy = LogCopy(unit.connection, row, renaming, selection, await runs_of(unit.connection, source.id, selection.run_ids))
-    watch = Watch()
     for at in range(0, len(events), PAGE):
         await copy.take(await stored(unit.connection, source.id, events[at : at + PAGE]))
         await watch.pause()

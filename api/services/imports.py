@@ -27,6 +27,7 @@ async def import_session(
     unit: Unit, catalog: Catalog, checked: Checked, file: BinaryIO, agent: AgentVersion | None
 ) -> SessionRow:
     """Write it, idle. `agent`: in place of the document's own, which else are made, inline. Raises Invalid, TooLarge."""
+    watch = Watch()
     agents = await _agents(unit, catalog, checked, agent)
     first = agents[_place(checked.agents[0])]
     said, moment = checked.session, now()
@@ -48,7 +49,7 @@ async def import_session(
     renaming = Renaming((said.id, row.id), checked.outline, checked.selection)
     runs = [_run(checked, id, row, agents) for id in checked.selection.run_ids]
     copy = LogCopy(unit.connection, row, renaming, checked.selection, runs)
-    watch, events = Watch(), read_events(file)
+    events = read_events(file)
     while page := list(islice(events, PAGE)):
         await copy.take(page, artifacts=False)
         await watch.pause()
