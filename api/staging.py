@@ -17,7 +17,7 @@ from api.auth import authenticate
 from api.content import Content
 from api.state import Service
 from api.transaction import TransactionalRoute
-from domain.errors import Invalid, NotFound, Pointer, ToolFailed, Unavailable
+from domain.errors import CopyTooSlow, Invalid, NotFound, Pointer, ToolFailed, Unavailable
 from domain.ids import new_id
 from storage.copies import artifacts_until, point_before
 from storage.database import Connection, Database
@@ -74,6 +74,9 @@ class ForkRoute(TransactionalRoute):
         async def within(request: Request) -> Response:
             try:
                 response = await handle(request)
+            except CopyTooSlow:
+                await _remove(request)
+                raise
             except Unavailable:
                 raise  # perhaps the fork is there all the same: what is not is tidied away
             except Exception:

@@ -269,6 +269,18 @@ def test_what_is_no_document_is_refused(workspace: Workspace, content: bytes, st
     assert response.status_code == status, response.text
 
 
+def test_strangers_get_nothing(held: tuple[Workspace, Conversation], workspace: Workspace) -> None:
+    theirs, conversation = held
+    for format in ("json", "markdown"):
+        workspace.get(f"{conversation.path}/export", format=format, expect=404)
+    workspace.get(f"{conversation.path}/export", format="pdf", expect=422)
+    assert send(workspace, export(theirs, conversation.id), agent=conversation.agent_id).status_code == 404
+    assert workspace.get("/v1/sessions", forked_from=conversation.id)["data"] == []
+    with workspace.service.workspace(("sessions:read",)) as reader:
+        assert send(reader, b"{}").status_code == 403
+        reader.post(f"{conversation.path}/fork", expect=403)
+
+
 def test_only_so_much(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.routes.imports.MAX_DOCUMENT", 1 << 20)
     large = b" " * (1 << 20) + b"{}"

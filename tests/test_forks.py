@@ -201,16 +201,20 @@ def test_a_fork_that_fails_leaves_no_files(workspace: Workspace, held: tuple[Wor
     assert {path.name for path in root.iterdir() if path.name != "stored"} == {session_id, first["session"]["id"]}
 
 
-@pytest.mark.parametrize("limit", ["MAX_EVENTS", "SECONDS"])
-def test_what_is_too_much_is_refused_as_a_whole(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    session_id = workspace.start({"text": "ok"}).wait()["session_id"]
+@pytest.mark.parametrize(("limit", "status", "code"), [("MAX_EVENTS", 413, "too_large"), ("SECONDS", 503, "copy_too_slow")])
+def test_what_is_too_much_is_refused_as_a_whole(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, limit: str, status: int, code: str
+) -> None:
+    run = workspace.start({"tools": [call("write", file_path="a", content="x")]}, {"text": "ok"}, tools=["write"])
+    session_id = run.wait()["session_id"]
     document = workspace.get(f"/v1/sessions/{session_id}/export")
     monkeypatch.setattr(f"api.services.forks.{limit}", 0)
 
-    assert fork(workspace, session_id, expect=413)["code"] == "too_large"
-    workspace.post("/v1/sessions/import", document, expect=413)
+    assert fork(workspace, session_id, expect=status)["code"] == code
+    workspace.post("/v1/sessions/import", document, expect=status)
 
     assert [found["id"] for found in workspace.get("/v1/sessions")["data"]] == [session_id]
+    assert [path.name for path in directory(workspace, session_id).parent.iterdir()] == [session_id]
 
 
 def test_while_a_run_is_at_work(workspace: Workspace) -> None:

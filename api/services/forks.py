@@ -11,7 +11,7 @@ from api.transaction import Unit
 from domain.clock import now
 from domain.copies import Renaming
 from domain.copies import select as choose
-from domain.errors import NotFound, TooLarge
+from domain.errors import CopyTooSlow, NotFound, TooLarge
 from domain.ids import new_id
 from storage.approvals import Approvals
 from storage.copies import PAGE, LogCopy, outline, remembered_after, runs_of, stored
@@ -20,7 +20,7 @@ from storage.tables import SessionRow
 
 MAX_EVENTS = 20_000
 """Of a log that is copied in one request."""
-SECONDS = 5.0
+SECONDS = 6.0
 """Less than a request may take: whoever is refused knows why."""
 CUT_OFF = "The log was copied up to the middle of this run."
 
@@ -32,20 +32,20 @@ def check_size(events: int) -> None:
 
 
 class Watch:
-    """Refuses what takes longer than a request may, before the request's own limit does it without a reason."""
+    """Gives up what takes longer than a request may, before the request's own limit does it without saying why."""
 
     def __init__(self) -> None:
         self._until = time.monotonic() + SECONDS
 
     async def pause(self) -> None:
-        """Between two pages: others have their turn. Raises TooLarge."""
+        """Between two pages: others have their turn. Raises CopyTooSlow."""
         await asyncio.sleep(0)
         if time.monotonic() > self._until:
-            raise TooLarge(f"Copying this log took more than {SECONDS:.0f} s, which is all that one request may take.")
+            raise CopyTooSlow(f"Copying this log took more than {SECONDS:.0f} s, which is all that a request may take.")
 
 
 async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str | None, title: str | None) -> SessionRow:
-    """Write the new session, idle, with its copy of the log. Raises NotFound, TooLarge."""
+    """Write the new session, idle, with its copy of the log. Raises NotFound, TooLarge, CopyTooSlow."""
     watch = Watch()
     source = await _kept(unit, source_id)
     events = await outline(unit.connection, source.id, staged.last_seq)

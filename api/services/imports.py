@@ -26,7 +26,7 @@ Place = tuple[str, int]
 async def import_session(
     unit: Unit, catalog: Catalog, checked: Checked, file: BinaryIO, agent: AgentVersion | None
 ) -> SessionRow:
-    """Write it, idle. `agent`: in place of the document's own, which else are made, inline. Raises Invalid, TooLarge."""
+    """Write it, idle. `agent`: in place of the document's own, which else are made, inline. Raises Invalid, CopyTooSlow."""
     watch = Watch()
     agents = await _agents(unit, catalog, checked, agent)
     first = agents[_place(checked.agents[0])]

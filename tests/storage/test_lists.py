@@ -28,6 +28,7 @@ LISTS = (
     "/v1/sessions?statuses=idle&statuses=running",
     "/v1/sessions?agent_id={agent}",
     "/v1/sessions?agent_id={agent}&include_archived=true",
+    "/v1/sessions?forked_from={session}",
     "/v1/agents",
     "/v1/agents?include_archived=true",
     "/v1/agents?name=same",
@@ -42,7 +43,14 @@ LISTS = (
     "/v1/runs/{run}/events",
 )
 
-FILTERS = {"status": "status", "statuses": "status", "agent_id": "agent_id", "session_id": "session_id", "name": "name"}
+FILTERS = {
+    "status": "status",
+    "statuses": "status",
+    "agent_id": "agent_id",
+    "session_id": "session_id",
+    "forked_from": "forked_from_id",
+    "name": "name",
+}
 """The columns that must find the rows, not only be compared."""
 
 Statement = tuple[str, Any]
@@ -87,6 +95,7 @@ class Shelf:
             self.workspace.get(f"/v1/runs/{self.run}/wait")
             agent = self.workspace.agent(name="same")["id"]
             self.workspace.post("/v1/sessions", {"agent": agent})
+            self.workspace.post(f"/v1/sessions/{self.session}/fork", {})
             changed = {"system": f"version after {agent}"}
             self.workspace.post(f"/v1/agents/{self.agent}", changed)
 
