@@ -54,6 +54,8 @@ class _Envelope(BaseModel):
 
 
 class DocumentAgent(BaseModel):
+    pointer: str
+    """Where it is in the document."""
     place: AgentPlace
     config: AgentConfig
 
@@ -183,7 +185,7 @@ class _Check:
         config = self.faults.parsed(where, lambda: AgentConfig.model_validate(rest))
         if place is None or config is None:
             return None
-        agent = DocumentAgent(place=place, config=config)
+        agent = DocumentAgent(pointer=where, place=place, config=config)
         self.agents.append(agent)
         return agent
 

@@ -304,11 +304,29 @@ def test_the_same_document_twice_under_one_key(workspace: Workspace) -> None:
     assert post(document + b" ").status_code == 422
 
 
-def test_layouts_of_json(workspace: Workspace) -> None:
-    """However it was written, and in whatever order: only what it says counts."""
-    run = workspace.start({"text": "ok"}).wait()
+def test_layouts_of_json(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it was written, and in whatever order, read in pieces of any size: only what it says counts."""
+    run = workspace.start({"text": 'ok "\\ñ✓😀'}).wait()
     document = export(workspace, run["session_id"])
     backwards = dict(reversed(list(document.items())))
-    for text in (json.dumps(document, indent=4), json.dumps(backwards, separators=(",", ":")), json.dumps(document) + "\n\n"):
+    monkeypatch.setattr("api.json_pieces.CHUNK", 3)
+    texts = (
+        json.dumps(document, indent=4),
+        json.dumps(backwards, separators=(",", ":"), ensure_ascii=False),
+        json.dumps(document) + "\n\n",
+    )
+    for text in texts:
         made = bring(workspace, text.encode())
+        assert made["last_message"]["text"] == 'ok "\\ñ✓😀'
         assert without_ids(export(workspace, made["id"]))["events"] == without_ids(document)["events"]
+
+
+def test_the_faults_of_a_sub_agent_are_found(held: tuple[Workspace, Conversation]) -> None:
+    workspace, conversation = held
+    document = export(workspace, conversation.id)
+    document["subagents"][0]["tools"] = [{"type": "function", "name": "nothing"}]
+
+    refused = send(workspace, document)
+
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/subagents/0/tools/0"

@@ -63,14 +63,13 @@ async def _agents(unit: Unit, catalog: Catalog, checked: Checked, agent: AgentVe
         return {_place(found): agent for found in checked.agents}
     agents = Agents(unit.connection, unit.caller.workspace_id)
     made: dict[Place, AgentVersion] = {}
-    for index, found in enumerate((*checked.agents[1:], checked.agents[0]), 1):  # those that others delegate to come first
-        where = "/agent" if index == len(checked.agents) else f"/subagents ({found.config.name})"
+    for found in (*checked.agents[1:], checked.agents[0]):  # those that others delegate to come first
         try:
             config = _renamed(found.config, made)
             await catalog.check(config)
             made[_place(found)] = await agents.create(await pinned(agents, config), inline=True)
         except Invalid as error:
-            faults = [Pointer(pointer=f"{where}{fault.pointer}", detail=fault.detail) for fault in error.faults]
+            faults = [Pointer(pointer=f"{found.pointer}{fault.pointer}", detail=fault.detail) for fault in error.faults]
             advice = "import it with `agent`, the name of an agent that is here"
             raise Invalid(f"The agent {found.config.name!r} cannot be here: {error.message} Or {advice}.", *faults) from error
     return made
