@@ -28,6 +28,8 @@ T = TypeVar("T")
 MAX_FAULTS = 20
 MAX_AGENTS = 100
 MAX_RUNS = 10_000
+MAX_DEPTH = 20
+"""Of sub-agents of sub-agents: more than any agent may have."""
 MAX_ATTEMPTS = 10_000
 MAX_TOKENS = 10**12
 _MONEY = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
@@ -319,12 +321,11 @@ class _Check:
         for index, run in enumerate(self.runs.values()):
             if (run.agent.id, run.agent.version) not in agents:
                 self.faults.add(f"/runs/{index}/agent", "The document has no such agent at that version.")
-            above: set[str] = set()
             here: DocumentRun | None = run
-            while here is not None and here.parent_run_id is not None and here.id not in above:
-                above.add(here.id)
-                here = self.runs.get(here.parent_run_id)
-            if here is None or here.id in above:
+            for _ in range(MAX_DEPTH):
+                if here is not None and here.parent_run_id is not None:
+                    here = self.runs.get(here.parent_run_id)
+            if here is None or here.parent_run_id is not None:
                 self.faults.add(f"/runs/{index}/parent_run_id", "It leads to no run that began by itself.")
         for run_id, where in self.run_places.items():
             if run_id not in self.runs:

@@ -43,8 +43,7 @@ from domain.events import (
 from domain.transcript import plain
 
 _TICKS = re.compile(r"`+")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_CODE_SPAN = re.compile(r"(`+[^`]*`+)")
+_FENCE = re.compile(r"( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&])")
 
@@ -58,17 +57,18 @@ def code(text: str, language: str = "") -> str:
 def quote(text: str) -> str:
     """Markdown as somebody wrote it, in a quotation: what it leaves open ends there. Its HTML is text."""
     lines: list[str] = []
-    fence = ""
+    indent, fence = 0, ""
     for line in text.splitlines():
         found = _FENCE.match(line)
+        if fence and line.strip() and len(line) - len(line.lstrip(" ")) < indent:
+            fence = ""  # it was in a list, which has ended
         if fence:
-            if found and found[1].startswith(fence) and not line[found.end() :].strip(" `~"):
+            if found and found[2].startswith(fence) and not line[found.end() :].strip():
                 fence = ""
         elif found:
-            fence = found[1]
+            indent, fence = len(found[1]), found[2]
         else:
-            parts = _CODE_SPAN.split(line)
-            line = "".join(part if at % 2 else _TAG.sub("&lt;", part) for at, part in enumerate(parts))
+            line = _TAG.sub("&lt;", line)  # also in code within a line, which may begin and end in any other
         lines.append(f"> {line}".rstrip())
     return "\n".join(lines) or ">"
 
