@@ -14,8 +14,11 @@ from api.routes import (
     artifacts,
     catalog,
     events,
+    exports,
     files,
+    forks,
     health,
+    imports,
     keys,
     queues,
     runs,
@@ -43,7 +46,24 @@ from workflows.client import RunClient
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-_MODULES = (health, agents, streams, sessions, queues, threads, events, artifacts, runs, approvals, files, catalog, keys)
+_MODULES = (
+    health,
+    imports,
+    agents,
+    streams,
+    forks,
+    exports,
+    sessions,
+    queues,
+    threads,
+    events,
+    artifacts,
+    runs,
+    approvals,
+    files,
+    catalog,
+    keys,
+)
 ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 

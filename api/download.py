@@ -28,7 +28,7 @@ async def download(request: Request, path: Path, name: str, media_type: str) -> 
         raise NotFound("The content is gone.") from error
     _check_range(request, status.st_size)
     headers = {
-        "Content-Disposition": _attachment(name),
+        "Content-Disposition": attachment(name),
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cache-Control": "private, max-age=0",
@@ -38,7 +38,7 @@ async def download(request: Request, path: Path, name: str, media_type: str) -> 
     return response
 
 
-def _attachment(name: str) -> str:
+def attachment(name: str) -> str:
     """RFC 6266: the name as it is in UTF-8, and for old clients in ASCII."""
     plain = re.sub(r'[^\x20-\x7e]|["\\%;]', "_", name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

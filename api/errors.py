@@ -69,7 +69,7 @@ _STATUSES = {
     403: "The key lacks a scope",
     404: "No such thing in this workspace",
     409: "Not in this state",
-    413: "The body is over the limit: 10 MB, or that of files",
+    413: "Over the limit: a body of 10 MB, or that of files, of documents, or of logs that are copied",
     422: "The request cannot be used; `errors` says where",
     429: "As many messages wait in the session as may: `queue_depth`",
     503: "A part that the answer needs is not reachable",

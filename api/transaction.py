@@ -159,6 +159,11 @@ def _check(body: bytes) -> None:
         root: object = json.loads(body) if body else None
     except (ValueError, RecursionError):
         return  # the framework says what is wrong with it
+    check_json(root)
+
+
+def check_json(root: object) -> None:
+    """Raises Invalid for what the JSON reader lets through and no database can carry."""
     inside = [(root, 0)]
     while inside:
         value, depth = inside.pop()

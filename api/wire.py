@@ -148,6 +148,14 @@ class SearchMatch(BaseModel):
     """Plain text in pieces; the pieces that match are to be marked."""
 
 
+class ForkedFrom(BaseModel):
+    session_id: str
+    event_id: str | None
+    """The last event of that session up to which its log was copied; None: nothing was."""
+    before_event_id: str | None
+    """The event before which it was forked, such as the message that was edited; None: it was forked after one."""
+
+
 class Session(BaseModel):
     """The `anthropic` package's BetaManagedAgentsSession, and what Perdure adds."""
 
@@ -178,6 +186,7 @@ class Session(BaseModel):
     match: SearchMatch | None = None
     """Only in the list with `search`."""
     cost: Cost | None
+    forked_from: ForkedFrom | None = None
     created_at: Time
     updated_at: Time
     archived_at: Time | None
@@ -209,11 +218,20 @@ class Session(BaseModel):
                 "message_count": row.message_count,
                 "last_message": row.last_message,
                 "cost": cost_of(row.cost_nano_usd),
+                "forked_from": forked_from(row),
                 "created_at": row.created_at,
                 "updated_at": row.updated_at,
                 "archived_at": row.archived_at,
             }
         )
+
+
+def forked_from(row: SessionRow) -> ForkedFrom | None:
+    if row.forked_from_id is None:
+        return None
+    return ForkedFrom(
+        session_id=row.forked_from_id, event_id=row.forked_from_event_id, before_event_id=row.forked_before_event_id
+    )
 
 
 class Key(BaseModel):
@@ -313,6 +331,7 @@ def run_of(row: RunRow, temporal_ui: str | None) -> Run:
             "limits": Limits.model_validate(row.limits),
             "attempt": row.attempt,
             "parent_run_id": row.parent_run_id,
+            "copied_from": row.copied_from,
             "metadata": row.meta,
             "created_at": row.created_at,
             "started_at": row.started_at,

@@ -76,6 +76,11 @@ class Accepted(BaseModel):
     run: Run
 
 
+class Forked(BaseModel):
+    session: Session
+    run: Run | None
+
+
 class Key(BaseModel):
     id: str
     name: str
@@ -180,6 +185,18 @@ class Client:
 
     def send(self, session_id: str, text: str) -> Accepted:
         return self.connection.post(f"{_at('sessions', session_id)}/messages", Accepted, {"content": text})
+
+    def fork(self, session_id: str, *, after: str | None, before: str | None, message: str | None) -> Forked:
+        said: dict[str, JsonValue] = {"after_event_id": after, "before_event_id": before, "content": message}
+        body: JsonValue = {name: value for name, value in said.items() if value is not None}
+        return self.connection.post(f"{_at('sessions', session_id)}/fork", Forked, body)
+
+    def export(self, session_id: str, format: str) -> Iterator[bytes]:
+        return self.connection.download(f"{_at('sessions', session_id)}/export", {"format": format})
+
+    def import_session(self, document: bytes, agent: str | None) -> Session:
+        params: Params = {} if agent is None else {"agent": agent}
+        return self.connection.upload("/v1/sessions/import", Session, document, params)
 
     def agents(self, limit: int) -> list[Agent]:
         return self._pages("/v1/agents", Page[Agent], {}, limit)

@@ -90,10 +90,27 @@ class Connection:
 
     def post(self, path: str, answer: type[M], body: JsonValue = None) -> M:
         """Sent again with the same Idempotency-Key when the connection breaks: it happens once, or not at all."""
+        return self._post(answer, lambda key: self._send("POST", path, body=body, key=key))
+
+    def upload(self, path: str, answer: type[M], content: bytes, params: Params | None = None) -> M:
+        """A POST of a JSON document as it is."""
+        return self._post(answer, lambda key: self._send("POST", path, params=params, content=content, key=key))
+
+    def download(self, path: str, params: Params | None = None) -> Generator[bytes]:
+        """A body in pieces. One that broke off is no whole one: Unreachable."""
+        try:
+            with self._http.stream("GET", path, params=dict(params) if params else None) as response:
+                if not response.is_success:
+                    self._accepted(response)
+                yield from response.iter_bytes()
+        except httpx2.TransportError as error:
+            raise Unreachable(self.url, _why(error)) from error
+
+    def _post(self, answer: type[M], send: "Callable[[str], httpx2.Response]") -> M:
         key = str(uuid4())
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _parse(answer, self._accepted(self._send("POST", path, body=body, key=key)))
+                return _parse(answer, self._accepted(send(key)))
             except _Broken as broken:
                 if attempt == ATTEMPTS:
                     raise Unreachable(self.url, str(broken)) from broken
@@ -152,11 +169,21 @@ class Connection:
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     def _send(
-        self, method: str, path: str, *, params: Params | None = None, body: JsonValue = None, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        body: JsonValue = None,
+        content: bytes | None = None,
+        key: str | None = None,
     ) -> httpx2.Response:
         headers = {"Idempotency-Key": key} if key else {}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        query = dict(params) if params else None
         try:
-            return self._http.request(method, path, params=dict(params) if params else None, json=body, headers=headers)
+            return self._http.request(method, path, params=query, json=body, content=content, headers=headers)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise Unreachable(self.url, _why(error)) from error
         except httpx2.TransportError as error:

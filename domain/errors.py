@@ -15,7 +15,8 @@ PerdureError
 ├── RangeNotSatisfiable     a download has not that many bytes             416
 ├── IdempotencyKeyReused    same key, other body                           422
 ├── Unavailable             a part that the answer needs is not reachable  503
-│   └── DatabaseAway        the database does not answer, it may come back
+│   ├── DatabaseAway        the database does not answer, it may come back
+│   └── CopyTooSlow         a log takes longer to copy than a request may take
 ├── ProviderError           a model call failed; says whether to try again
 │   ├── ProviderAuth  ProviderRejected  ProviderNotConfigured              never retried
 │   └── ProviderUnavailable  ProviderRateLimited  ProviderStalled  ProviderTruncated   retried
@@ -149,6 +150,12 @@ class Unavailable(PerdureError):
 
 class DatabaseAway(Unavailable):
     """It is being started, or somebody else holds it: waiting may help."""
+
+
+class CopyTooSlow(Unavailable):
+    """Nothing was written."""
+
+    code, title = "copy_too_slow", "Copying the log takes too long"
 
 
 class ProviderError(PerdureError):

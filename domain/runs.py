@@ -87,6 +87,8 @@ class Run(BaseModel, frozen=True):
     limits: Limits
     attempt: int
     parent_run_id: str | None
+    copied_from: str | None = None
+    """Of a run in the copied part of a fork or an import: the run that it is a copy of. It never ran here, and used nothing."""
     metadata: dict[str, str]
     created_at: datetime
     started_at: datetime | None

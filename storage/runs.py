@@ -121,6 +121,9 @@ class Runs:
             statement = statement.where(col(RunRow.thread_id).is_not(None))
         if wanted.agent_id is None and wanted.session_id is None:
             statement = statement.where(col(RunRow.workspace_id) == workspace_id)
+        if wanted.session_id is None and wanted.parent_run_id is None:
+            # What was copied into a fork did not run a second time: who counts runs must not find it twice.
+            statement = statement.where(col(RunRow.copied_from).is_(None))
         if wanted.created_after is not None:
             statement = statement.where(col(RunRow.created_at) > wanted.created_after)
         if wanted.created_before is not None:
@@ -263,6 +266,11 @@ class Runs:
         found = await self._connection.execute(select(tokens, cost).join(tree, tree.c.id == col(RunRow.id)))
         used = found.mappings().one()
         return int(used["tokens"] or 0), int(used["cost"] or 0)
+
+    async def agents_in(self, session_id: str) -> list[tuple[str, int]]:
+        """The agents, at their versions, whose runs a session has."""
+        pins = select(col(RunRow.agent_id), col(RunRow.agent_version)).where(col(RunRow.session_id) == session_id)
+        return [(row.agent_id, row.agent_version) for row in await self._connection.execute(pins.distinct())]
 
     async def not_over(self, run_ids: Sequence[str]) -> list[RunRow]:
         """Those of the runs that our rows do not show as finished."""

@@ -36,6 +36,7 @@ class SessionFilter:
     model: str | None = None
     labels: Sequence[Label] = ()
     """All of them."""
+    forked_from: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """All but for the agent, the labels and the statuses, each of which has an index of its own to find rows by."""
@@ -44,6 +45,7 @@ class SessionFilter:
             (SessionRow.agent_version, self.agent_version),
             (SessionRow.provider, self.provider),
             (SessionRow.model, self.model),
+            (SessionRow.forked_from_id, self.forked_from),
         )
         given = [col(column) == value for column, value in pairs if value is not None]
         if self.created_after is not None:

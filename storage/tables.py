@@ -72,6 +72,7 @@ _PENDING = column("processed_at").is_(None)
 _SUBAGENT = column("parent_run_id").is_not(None)
 _TITLE_DUE = column("titling") == literal_column("'due'")
 _QUEUED = column("status") == literal_column("'queued'")
+_FORKED = column("forked_from_id").is_not(None)
 
 
 class WorkspaceRow(SQLModel, table=True):
@@ -149,6 +150,7 @@ class SessionRow(UsageColumns, table=True):
         _partial("ix_sessions_open_model", "workspace_id", "model", "created_at", "id", where=_OPEN),
         _partial("ix_sessions_active_run_id", "active_run_id", where=_ACTIVE),
         _partial("ix_sessions_title_due", "id", where=_TITLE_DUE),
+        _partial("ix_sessions_forked_from_id", "forked_from_id", "created_at", "id", where=_FORKED),
     )
 
     id: str = Field(primary_key=True)
@@ -186,6 +188,12 @@ class SessionRow(UsageColumns, table=True):
     """`domain.files.MountedFile`s, as JSON."""
     resources_pending: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     """Some of them are not in the session's directory yet."""
+    forked_from_id: str | None = None
+    """The session that this one is a fork of; no foreign key, for either may be deleted."""
+    forked_from_event_id: str | None = None
+    """The last of its events up to which the log was copied."""
+    forked_before_event_id: str | None = None
+    """Of a fork before an event, such as a message that was edited: that event."""
     created_at: datetime = _time()
     updated_at: datetime = _time()
     archived_at: datetime | None = _time(nullable=True)
@@ -258,6 +266,8 @@ class RunRow(UsageColumns, table=True):
     meta: dict[str, str] = _json()
     step_count: int = 0
     attempt: int = 1
+    copied_from: str | None = None
+    """The run that this is a copy of, in a fork or an import: it never ran here, and has used nothing."""
     parent_run_id: str | None = None
     thread_id: str | None = None
     """A sub-agent's thread. None: a turn or a task, which is on its session's primary thread."""

@@ -13,6 +13,7 @@ from uuid import uuid4
 from domain.errors import ToolFailed
 from domain.tools import Quota
 from tools.directory import RunDirectory, explained, split
+from tools.directory_copy import copy_directory
 from tools.sandbox_disk import FOLDER, remove
 
 STORED = "stored"
@@ -47,6 +48,22 @@ class FileStore:
             RunDirectory(self.directory(workspace_id, session_id), self.quota) as directory,
         ):
             directory.add(path, source)
+
+    def copy_directory(self, workspace_id: str, source_id: str, session_id: str) -> None:
+        """Give a new session a copy of what is in another's directory. Raises ToolFailed."""
+        copy_directory(self.directory(workspace_id, source_id), self.directory(workspace_id, session_id), self.quota)
+
+    def link_stored(self, workspace_id: str, id: str, other_id: str) -> None:
+        """Keep a stored file under one more id; one that is gone stays gone. A hard link: nothing ever changes it."""
+        source, target = self.path(workspace_id, id), self.path(workspace_id, other_id)
+        try:
+            os.link(source, target)
+            os.utime(target)  # what is old and in no row yet is cleaned up
+        except FileNotFoundError:
+            pass
+        except OSError:  # not every file system has links
+            with open(source, "rb") as file:
+                keep(file, target, self.quota.bytes)
 
     def remove_directory(self, workspace_id: str, session_id: str) -> None:
         """The session's directory with all that is in it, however deep."""

@@ -216,6 +216,7 @@ async def list_sessions(
     tag: Annotated[list[str] | None, Query(max_length=20, description="All of them")] = None,
     metadata: Annotated[list[str] | None, Query(max_length=16, description="`key=value`; all of them")] = None,
     search: Annotated[str | None, Query(max_length=300, description='Words and "phrases", all of them')] = None,
+    forked_from: Annotated[str | None, Query(description="Only forks of this session")] = None,
 ) -> List[Session]:
     """Sessions, the newest first; with `search` those whose title or one of whose messages has the words, the best first."""
     labels = [*(Label("tag", text) for text in tag or ()), *(Label("metadata", text) for text in metadata or ())]
@@ -229,6 +230,7 @@ async def list_sessions(
         provider,
         model,
         labels,
+        forked_from,
     )
     sessions = Sessions(unit.connection, caller.workspace_id)
     if search is not None and search.strip():

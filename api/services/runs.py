@@ -183,6 +183,8 @@ class RunService:
         row = await runs.get(run_id, unit.caller.workspace_id, lock=True)
         if row.status not in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TERMINATED):
             raise Conflict(f"Run {run_id} is {row.status}: only a run that failed or was stopped can be retried.")
+        if row.copied_from is not None:
+            raise Conflict(f"Run {run_id} is a copy of {row.copied_from}, which never ran in this session: send a message.")
         if row.thread_id is not None:
             raise Conflict(f"Run {run_id} is a sub-agent's: run {row.parent_run_id} has its outcome, and may delegate again.")
         if await runs.newest_in(row.session_id) != run_id or await runs.gone_on(row):

@@ -88,10 +88,12 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
     record_property("looked_at", sent)
-    # A run that is over takes no command, the key that asks is not revoked, and no agent is named as generated text is.
+    # A run that is over takes no command, the key that asks is not revoked, no agent is named as generated text is, and no
+    # generated document is a whole session.
     assert {address for address in unreached if not address.startswith("POST /v1/runs")} <= {
         "POST /v1/agents",
         "POST /v1/sessions",
+        "POST /v1/sessions/import",
         "POST /v1/agents/{agent_id}",
         "POST /v1/agents/{agent_id}/rollback",
         "DELETE /v1/api_keys/{key_id}",

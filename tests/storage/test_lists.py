@@ -35,6 +35,7 @@ LISTS = (
     "/v1/sessions?tag=both",
     "/v1/sessions?tag=both&statuses=idle&statuses=running",
     "/v1/sessions?metadata=k%3Dv",
+    "/v1/sessions?forked_from={session}",
     "/v1/agents",
     "/v1/agents?include_archived=true",
     "/v1/agents?name=same",
@@ -54,6 +55,7 @@ FILTERS = {
     "statuses": "status",
     "agent_id": "agent_id",
     "session_id": "session_id",
+    "forked_from": "forked_from_id",
     "name": "name",
     "provider": "provider",
     "model": "model",
@@ -104,6 +106,7 @@ class Shelf:
             self.workspace.get(f"/v1/runs/{self.run}/wait")
             agent = self.workspace.agent(name="same")["id"]
             self.workspace.post("/v1/sessions", {"agent": agent, "tags": ["both"], "metadata": {"k": "v"}})
+            self.workspace.post(f"/v1/sessions/{self.session}/fork", {})
             changed = {"system": f"version after {agent}"}
             self.workspace.post(f"/v1/agents/{self.agent}", changed)
 

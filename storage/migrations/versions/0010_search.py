@@ -6,7 +6,7 @@ from alembic import op
 from domain.search import indexed
 
 revision = "0010_search"
-down_revision = "0007_queues"
+down_revision = "0008_forks"
 branch_labels = None
 depends_on = None
 
