@@ -356,7 +356,7 @@ def test_one_sub_agent_is_interrupted_by_its_thread(workspace: Workspace) -> Non
     talk = Talk(workspace, {"name": "lead", "multiagent": {"agents": [{"type": "self"}]}})
     task = json.dumps({"script": [SLOW]})
     run = talk.run({"tools": [{"name": "delegate", "input": {"agent": "lead", "task": task}}]}, {"text": "The end."})
-    run.stream(until=lambda frame: frame.event == "session.thread_created")
+    workspace.stream(f"/v1/runs/{run.id}/events/stream", until=lambda frame: frame.event == "session.thread_created")
     thread = next(found for found in workspace.get(f"{talk.path}/threads")["data"] if found["parent_thread_id"])
     writing(RunView(workspace, thread["run_id"]))
 
