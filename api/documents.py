@@ -17,7 +17,7 @@ from domain.clock import now, wire
 from domain.events import ThreadCreated
 from domain.multiagent import Multiagent, RosterAgent, run_of_thread
 from domain.runs import AgentRef, RunError, RunStatus, StopReason
-from domain.sessions import OnBusy
+from domain.sessions import MAX_QUEUE_DEPTH, QUEUE_DEPTH, OnBusy, Tags
 from domain.usage import Cost, Usage, cost_of
 from storage.agents import Agents
 from storage.changes import Changes
@@ -48,8 +48,10 @@ class DocumentSession(BaseModel):
     agent: AgentPlace
     title: Annotated[str, Field(max_length=500)] | None
     metadata: Metadata
+    tags: Tags = ()
     environment_id: Annotated[str, Field(min_length=1, max_length=100)]
     on_busy: OnBusy
+    queue_depth: Annotated[int, Field(ge=1, le=MAX_QUEUE_DEPTH)] = QUEUE_DEPTH
     permissions: Annotated[dict[ToolName, Policy], Field(max_length=200)]
     forked_from: ForkedFrom | None
     created_at: Moment
@@ -163,7 +165,18 @@ def _agent(agent: AgentVersion) -> dict[str, Any]:
 
 def _session(row: SessionRow) -> DocumentSession:
     columns = row.model_dump(
-        include={"id", "title", "environment_id", "on_busy", "permissions", "created_at", "updated_at", "archived_at"}
+        include={
+            "id",
+            "title",
+            "tags",
+            "environment_id",
+            "on_busy",
+            "queue_depth",
+            "permissions",
+            "created_at",
+            "updated_at",
+            "archived_at",
+        }
     )
     place = AgentPlace(id=row.agent_id, version=row.agent_version)
     return DocumentSession.model_validate({**columns, "agent": place, "metadata": row.meta, "forked_from": forked_from(row)})

@@ -16,15 +16,18 @@ from domain.clock import now
 from domain.copies import Outline, Renaming, Selection, open_turn, quiet_end
 from domain.events import (
     AgentArtifact,
+    AgentMessage,
     ApprovalCancelled,
     ApprovalExpired,
     ApprovalRequested,
     ApprovalResolved,
+    Event,
     EventPayload,
     ModelRequestEnd,
     ModelRequestStart,
     RunCancelled,
     SessionIdle,
+    UserMessage,
     payloads,
 )
 from domain.runs import RunError, RunStatus, StopReason
@@ -34,6 +37,7 @@ from storage.database import Connection
 from storage.journal import Draft, Journal, read, read_one
 from storage.projections import project
 from storage.rows import fetch
+from storage.search_index import index_messages
 from storage.tables import ArtifactRow, EventRow, RunRow, SessionRow
 
 PAGE = 500
@@ -126,6 +130,7 @@ class LogCopy:
     async def take(self, events: Iterable[Stored], *, artifacts: bool = True) -> None:
         """The next events of the log. `artifacts`: whether what was published is there too."""
         rows: list[dict[str, Any]] = []
+        said_here: list[Event] = []
         published: list[dict[str, Any]] = []
         for event in events:
             if event.id in self._renaming.dropped or self._renaming.names_dropped(event.payload):
@@ -142,6 +147,13 @@ class LogCopy:
                 self._open.setdefault(run_id, _Open()).take(id, said, event.created_at)
             if isinstance(said, AgentArtifact) and artifacts:
                 published.append(_artifact(said, self._session.id, run_id or "", event.created_at))
+            if isinstance(said, UserMessage | AgentMessage):
+                envelope = {"id": id, "seq": seq, "session_id": self._session.id, "run_id": run_id, "thread_id": thread_id}
+                said_here.append(
+                    Event.model_construct(
+                        **envelope, created_at=event.created_at, processed_at=event.processed_at, payload=said
+                    )
+                )
             rows.append(
                 {
                     "session_id": self._session.id,
@@ -161,6 +173,7 @@ class LogCopy:
         self.count += len(rows)
         if rows:
             await self._connection.execute(insert(EventRow), rows)
+            await index_messages(self._connection, said_here)
         if published:
             await self._connection.execute(insert(ArtifactRow), published)
 

@@ -85,15 +85,11 @@ class Sessions:
         resources: Sequence[MountedFile] = (),
     ) -> SessionRow:
         moment = now()
-        named = {"agent_id": agent_id, "version": agent_version}
-        model = (await self._connection.execute(_MODEL, named)).scalar_one()
         row = SessionRow(
             id=new_id("sesn"),
             workspace_id=self._workspace_id,
             agent_id=agent_id,
             agent_version=agent_version,
-            provider=model.partition(":")[0],
-            model=model,
             title=title,
             meta=metadata or {},
             tags=list(tags),
@@ -106,13 +102,7 @@ class Sessions:
             created_at=moment,
             updated_at=moment,
         )
-        await add(self._connection, row)
-        if title is not None:
-            await index_title(self._connection, row.id, title)
-        if tags:
-            await label(self._connection, row, "tag")
-        if metadata:
-            await label(self._connection, row, "metadata")
+        await enter(self._connection, row)
         return row
 
     async def get(self, session_id: str, *, lock: bool = False) -> SessionRow:
@@ -228,6 +218,20 @@ class Sessions:
 _MODEL = select(col(AgentVersionRow.config)["model"]["id"].as_string()).where(
     col(AgentVersionRow.agent_id) == bindparam("agent_id"), col(AgentVersionRow.version) == bindparam("version")
 )
+
+
+async def enter(connection: Connection, row: SessionRow) -> None:
+    """Add a session's row, with all that it is found by but for what is said in it."""
+    named = {"agent_id": row.agent_id, "version": row.agent_version}
+    row.model = str((await connection.execute(_MODEL, named)).scalar_one())
+    row.provider = row.model.partition(":")[0]
+    await add(connection, row)
+    if row.title is not None:
+        await index_title(connection, row.id, row.title)
+    if row.tags:
+        await label(connection, row, "tag")
+    if row.meta:
+        await label(connection, row, "metadata")
 
 
 async def is_archived(connection: Connection, session_id: str) -> bool:

@@ -15,7 +15,8 @@ from domain.errors import CopyTooSlow, NotFound, TooLarge
 from domain.ids import new_id
 from storage.approvals import Approvals
 from storage.copies import PAGE, LogCopy, outline, remembered_after, runs_of, stored
-from storage.rows import add, fetch_one
+from storage.rows import fetch_one
+from storage.sessions import enter
 from storage.tables import SessionRow
 
 MAX_EVENTS = 20_000
@@ -54,7 +55,7 @@ async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str 
     renaming = Renaming((source.id, staged.session_id), events, selection, staged.artifacts)
     last = max((event for event in events if event.seq <= staged.last_seq), key=lambda event: event.seq, default=None)
     row = await _session(unit, source, staged, None if last is None else last.id, before_event_id, title)
-    await add(unit.connection, row)
+    await enter(unit.connection, row)
     copy = LogCopy(unit.connection, row, renaming, selection, await runs_of(unit.connection, source.id, selection.run_ids))
     for at in range(0, len(events), PAGE):
         await copy.take(await stored(unit.connection, source.id, events[at : at + PAGE]))
@@ -89,8 +90,11 @@ async def _session(
         agent_id=source.agent_id,
         agent_version=source.agent_version,
         title=source.title if title is None else title,
+        titling=None if source.title is None and title is None else "done",
         meta=source.meta,
+        tags=source.tags,
         on_busy=source.on_busy,
+        queue_depth=source.queue_depth,
         permissions=permissions,
         environment_id=source.environment_id,
         resources=source.resources and [{**resource, "id": new_id("sesrsc")} for resource in source.resources],

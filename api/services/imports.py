@@ -17,7 +17,7 @@ from domain.multiagent import RosterAgent, thread_of
 from domain.runs import RunStatus
 from storage.agents import Agents
 from storage.copies import PAGE, LogCopy
-from storage.rows import add
+from storage.sessions import enter
 from storage.tables import RunRow, SessionRow
 
 Place = tuple[str, int]
@@ -37,7 +37,10 @@ async def import_session(
         agent_id=first.id,
         agent_version=first.version,
         title=said.title,
+        titling=None if said.title is None else "done",
         meta=said.metadata,
+        tags=list(dict.fromkeys(said.tags)),
+        queue_depth=said.queue_depth,
         on_busy=said.on_busy,
         # What somebody elsewhere need not be asked about, people here are.
         permissions={name: policy for name, policy in said.permissions.items() if policy != "always_allow"},
@@ -45,7 +48,7 @@ async def import_session(
         created_at=moment,
         updated_at=moment,
     )
-    await add(unit.connection, row)
+    await enter(unit.connection, row)
     renaming = Renaming((said.id, row.id), checked.outline, checked.selection)
     runs = [_run(checked, id, row, agents) for id in checked.selection.run_ids]
     copy = LogCopy(unit.connection, row, renaming, checked.selection, runs)
