@@ -16,6 +16,7 @@ PerdureError
 │   └── DatabaseAway        the database does not answer, it may come back
 ├── ProviderError           a model call failed; says whether to try again
 │   ├── ProviderAuth  ProviderRejected  ProviderNotConfigured              never retried
+│   │                 └── ContextExceeded    longer than the model takes
 │   └── ProviderUnavailable  ProviderRateLimited  ProviderStalled  ProviderTruncated   retried
 └── ToolFailed              a tool's answer to the model is an error
 """
@@ -151,6 +152,12 @@ class ProviderAuth(ProviderError):
 
 class ProviderRejected(ProviderError):
     code = "provider_rejected"
+
+
+class ContextExceeded(ProviderRejected):
+    """The request is longer than the model takes."""
+
+    code = "context_exceeded"
 
 
 class ProviderNotConfigured(ProviderError):
