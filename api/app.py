@@ -11,6 +11,7 @@ from api import errors
 from api.routes import agents, approvals, artifacts, catalog, events, files, health, keys, runs, sessions, streams, threads
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
+from api.services.contents import ContentService
 from api.services.runs import RunService
 from api.state import Service
 from api.tail import Tails
@@ -78,7 +79,7 @@ def create_app(
         database=database,
         live=live,
         client=client,
-        runs=RunService(client, live, routes),
+        runs=RunService(client, live, routes, ContentService(files, providers)),
         answers=AnswerService(client),
         files=files,
         catalog=Catalog(providers, tools, mcp, secrets),

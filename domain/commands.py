@@ -83,6 +83,8 @@ class CompleteInput(BaseModel, frozen=True):
     before: Tries | None = None
     lost: bool = False
     """The call before was told to stop and its worker died: its start has no end yet."""
+    compacted: bool = False
+    """The context was compacted just now: the call is made with what there is."""
 
 
 class Gate(BaseModel, frozen=True):
@@ -117,6 +119,28 @@ class CompleteResult(BaseModel, frozen=True):
     handed_back: Tries | None = None
     """The worker shut down before the answer was whole, or had no slot: the same call is to be made again. `stop` then means
     nothing."""
+    compact: Literal["near", "over"] | None = None
+    """The context is to be compacted before a call can be made: it nears its end, or the provider said that it is over it.
+    `stop` then means nothing."""
+
+
+class CompactInput(BaseModel, frozen=True):
+    """Compacting a thread's context."""
+
+    run_id: str
+    session_id: str
+    call: str
+    """Of the model call that it is for; the keys of its events begin with it."""
+    provider: str = ""
+    why: Literal["near", "over"] = "near"
+    summarise: bool = True
+    """False: nobody could write a summary, what is older is only left out."""
+
+
+class CompactResult(BaseModel, frozen=True):
+    interrupted: bool = False
+    output_tokens: int = 0
+    cost_nano_usd: int = 0
 
 
 class Verdict(BaseModel, frozen=True):

@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field
-
 from domain.completions import (
     Block,
     CompletionRequest,
@@ -22,7 +20,6 @@ from domain.completions import (
     tokens_of,
 )
 from domain.payload import PlainTextSource
-from domain.strict import Strict
 from domain.thread_events import ContextCompacted
 from domain.transcript import Transcript, shortened
 
@@ -39,15 +36,6 @@ _MOST_OUTPUT_TOKENS = 16_000
 _SHORTEST_RESULT = 200
 _CHARS = 4
 """In a token, as `estimate_tokens` has it."""
-
-
-class ContextPolicy(Strict):
-    """How much of a conversation the agent's model is given before what is older is summarised."""
-
-    max_tokens: int | None = Field(default=None, ge=500, le=100_000_000, strict=True)
-    """As if the model had a window of so many; None: the model's own, where it is known."""
-    compact_at: float = Field(default=0.8, ge=0.1, le=0.95, allow_inf_nan=False)
-    """The part of the window that may be full."""
 
 
 @dataclass(frozen=True)

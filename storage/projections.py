@@ -45,7 +45,7 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
         case events.ModelRequestEnd(model_usage=usage, is_error=is_error) if not is_error or usage.output_tokens:
             _add_usage(on_run, usage, payload)
             _add_usage(on_session, usage, payload)
-            on_run.plus("step_count", 1)
+            on_run.plus("step_count", int(payload.purpose is None))
         case events.RunCompleted(stop_reason=reason):
             _over(run, RunStatus.COMPLETED, reason.type, moment)
         case events.RunFailed(stop_reason=reason, error=error):

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from api.content import Given
+from api.services.contents import ContentService
 from api.transaction import Unit
 from domain.agents import Limits
 from domain.clock import now
@@ -13,7 +15,6 @@ from domain.events import (
     RunCancelled,
     RunQueued,
     RunTerminated,
-    TextContent,
     UserMessage,
 )
 from domain.ids import new_id
@@ -29,12 +30,10 @@ from storage.starts import Route, run_start
 from storage.tables import RunRow, SessionRow
 from workflows.client import RunClient
 
-Content = tuple[TextContent, ...]
-
 
 @dataclass(frozen=True)
 class NewRun:
-    content: Content
+    content: Sequence[Given]
     kind: Literal["turn", "task"] = "turn"
     limits: Limits | None = None
     """None: the agent's own."""
@@ -42,12 +41,15 @@ class NewRun:
     on_busy: Literal["queue", "reject"] | None = None
     """None: the session's own."""
     client_event_id: str | None = None
+    content_at: str = "/content"
+    """Where in the request's body the content is."""
 
 
 class RunService:
     """Every command commits first and is delivered to Temporal afterwards; see `api.transaction`."""
 
-    def __init__(self, client: RunClient, live: LiveBus, routes: Mapping[str, Route]) -> None:
+    def __init__(self, client: RunClient, live: LiveBus, routes: Mapping[str, Route], contents: ContentService) -> None:
+        self._contents = contents
         self._client = client
         self._live = live
         self._routes = routes
@@ -55,7 +57,7 @@ class RunService:
     async def submit(self, unit: Unit, session_id: str, new: NewRun) -> tuple[Event, RunRow]:
         """Append a message and the run that will handle it: at once when the session is idle, else in its turn.
 
-        Raises NotFound, Archived, SessionBusy.
+        Raises NotFound, Archived, SessionBusy, Invalid.
         """
         session = await Sessions(unit.connection, unit.caller.workspace_id).get(session_id, lock=True)
         runs = Runs(unit.connection)
@@ -67,9 +69,11 @@ class RunService:
             raise Archived(f"Session {session.id} is archived and takes no messages.")
         if session.active_run_id is not None and (new.on_busy or session.on_busy) == "reject":
             raise SessionBusy(f"Run {session.active_run_id} is still running in this session.")
+        agent = (session.agent_id, session.agent_version)
+        content = await self._contents.take(unit, agent, new.content, new.content_at)
         row = await self._row(unit, session, new)
         await add(unit.connection, row)
-        message = UserMessage(content=new.content, client_event_id=new.client_event_id)
+        message = UserMessage(content=content, client_event_id=new.client_event_id)
         drafts = [Draft(message, queued=True), Draft(RunQueued())]
         events = await unit.journal.append(session.id, row.id, drafts, key=key)
         await self._activate(unit, row)
@@ -159,9 +163,10 @@ class RunService:
         await self._activate(unit, row)
         return row
 
-    async def input(self, unit: Unit, run_id: str, content: Content) -> RunRow:
-        """Add a message that the run's next model call reads."""
+    async def input(self, unit: Unit, run_id: str, given: Sequence[Given]) -> RunRow:
+        """Add a message that the run's next model call reads. Raises Invalid."""
         row = await self._live_run(unit, run_id)
+        content = await self._contents.take(unit, (row.agent_id, row.agent_version), given, "/content")
         await unit.journal.append(row.session_id, run_id, [Draft(UserMessage(content=content), queued=True)])
         return await Runs(unit.connection).get(run_id)
 
