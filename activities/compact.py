@@ -87,6 +87,8 @@ class CompactActivities:
         plan = seen.plan(call.why)
         if plan is None:
             return CompactResult()  # somebody was faster
+        if not plan.gone:
+            return await records.done([Draft(plan.done(seen.transcript, None))])
         if not call.summarise:
             return await records.done([*await records.lost(), *_left_out(call, seen, plan, _NOBODY)])
         return await self._summarise(call, seen, plan, records, attempt)
@@ -153,7 +155,7 @@ class _Records:
 
         async def write(_first: bool) -> None:
             async with self._database.write() as transaction:
-                lost = self._attempt > 1 or self._call.lost
+                lost = self._attempt > 1
                 open_call = (
                     await end_lost_call(transaction.connection, self._call.session_id, self._call.run_id) if lost else []
                 )

@@ -48,6 +48,8 @@ _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_una
 _HANDED_BACK = RunError(code="handed_back", message="The worker shut down during the call: it is made again.", retryable=True)
 
 
+MOST_COMPACTIONS = 3
+"""Of a provider that says only that it is too much, and not by how much."""
 NEARLY_FULL = ContextExceeded("The conversation nears the end of the model's context: it is compacted first.")
 _NOWHERE = Place("", "", "", None, "", {})
 
@@ -123,8 +125,9 @@ class CallRecords:
         return seen.config.model, self._request(seen.config, seen.messages)
 
     def may_compact(self, why: CompactWhy) -> bool:
-        """Whether the context is to be compacted before this call: it was not just now, and there is something to be won."""
-        return self._seen is not None and not self._call.compacted and self._seen.plan(why) is not None
+        """Whether the context is to be compacted before this call. Not for ever, and only where something is to be won."""
+        most = 1 if why == "near" else MOST_COMPACTIONS
+        return self._seen is not None and self._call.compacted < most and self._seen.plan(why) is not None
 
     async def to_compact(self, why: CompactWhy, error: ProviderError, duration_ms: int) -> CompleteResult:
         """Close the call, which is made again when the context is compacted."""

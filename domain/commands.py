@@ -1,7 +1,7 @@
 """What travels between the API, workflows and activities: ids, counters, decisions. Members only get added, with defaults."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel
 
@@ -34,6 +34,13 @@ class Progress(BaseModel, frozen=True):
     cost_nano_usd: int = 0
     tries: Tries | None = None
     """Of the newest call, where it was handed back and is to be made again."""
+
+    def plus(self, output_tokens: int, cost_nano_usd: int) -> Self:
+        used = {
+            "output_tokens": self.output_tokens + output_tokens,
+            "cost_nano_usd": self.cost_nano_usd + cost_nano_usd,
+        }
+        return self.model_copy(update=used)
 
 
 class PauseSignal(BaseModel, frozen=True):
@@ -83,8 +90,8 @@ class CompleteInput(BaseModel, frozen=True):
     before: Tries | None = None
     lost: bool = False
     """The call before was told to stop and its worker died: its start has no end yet."""
-    compacted: bool = False
-    """The context was compacted just now: the call is made with what there is."""
+    compacted: int = 0
+    """How often the context was compacted just now, for this call."""
 
 
 class Gate(BaseModel, frozen=True):

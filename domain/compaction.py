@@ -21,7 +21,7 @@ from domain.completions import (
 )
 from domain.payload import PlainTextSource
 from domain.thread_events import ContextCompacted
-from domain.transcript import Transcript, shortened
+from domain.transcript import Said, Transcript, shortened
 
 SUMMARY_SYSTEM = (
     "You summarise a conversation between a user and an AI agent that uses tools, so that the agent can go on without it. "
@@ -34,6 +34,8 @@ _TASK = "Summarise this conversation in at most {} words.\n\n<conversation>\n{}\
 _MOST_SUMMARY_TOKENS = 8_000
 _MOST_OUTPUT_TOKENS = 16_000
 _SHORTEST_RESULT = 200
+_FULL_AFTER = 0.6
+"""How much of the window may be full afterwards, before results are shortened."""
 _CHARS = 4
 """In a token, as `estimate_tokens` has it."""
 
@@ -54,19 +56,15 @@ class Plan:
     cut: ContextCompacted
     """Without a summary yet."""
     gone: tuple[Message, ...]
-    """What is to be summarised."""
+    """What is to be summarised: nothing, where only results are shortened."""
     room: Room
     scale: float
-
-    @property
-    def summary_tokens(self) -> int:
-        return min(self.room.window // 8, _MOST_SUMMARY_TOKENS)
 
     def request(self, model: str, attempt: int) -> CompletionRequest:
         """The call that asks for the summary. It fits, whatever there is to summarise: long pieces are shortened."""
         most_output = min(self.room.window // 4, _MOST_OUTPUT_TOKENS)  # a model may reason before it writes
         chars = (self.room.window - most_output) * 0.9 / self.scale * _CHARS - len(SUMMARY_SYSTEM) - len(_TASK)
-        text = _TASK.format(self.summary_tokens // 2, rendered(self.gone, max(int(chars), 1_000)))
+        text = _TASK.format(_summary_tokens(self.room) // 2, rendered(self.gone, max(int(chars), 1_000)))
         message = Message(role="user", content=(Text(text=text),))
         return CompletionRequest(
             model=model, messages=(message,), system=SUMMARY_SYSTEM, max_output_tokens=most_output, attempt=attempt
@@ -74,7 +72,7 @@ class Plan:
 
     def done(self, transcript: Transcript, summary: str | None) -> ContextCompacted:
         """The event. A summary that is far longer than it was to be is cut."""
-        text = None if summary is None else shortened(summary, self.summary_tokens * _CHARS * 2)
+        text = None if summary is None else shortened(summary, _summary_tokens(self.room) * _CHARS * 2)
         done = self.cut.model_copy(update={"summary": text})
         return done.model_copy(update={"tokens_after": _after(transcript, done, self.room, self.scale)})
 
@@ -91,23 +89,28 @@ def plan(transcript: Transcript, room: Room) -> Plan | None:
     at = len(said) - 1
     while at > 1 and sum(sizes[at - 1 :]) <= most:
         at -= 1
-    kept_from_seq = said[at].since
-    at = transcript.cut(kept_from_seq)
-    results = [len(block.content) for one in said[at:] for block in one.message.content if isinstance(block, ToolResult)]
-    rest = sum(sizes[at:]) - sum(results) / _CHARS
-    chars = max(_cap(results, max(most - rest, 0) * _CHARS), _SHORTEST_RESULT)
     cut = ContextCompacted(
-        kept_from_seq=kept_from_seq,
-        result_chars=chars if any(length > chars for length in results) else None,
-        tokens_before=transcript.tokens.of_request(room.overhead),
-        tokens_after=0,
+        kept_from_seq=said[at].since, tokens_before=transcript.tokens.of_request(room.overhead), tokens_after=0
     )
-    won = sum(sizes[:at]) + sum(max(length - chars, 0) for length in results) / _CHARS
-    if said[0].notes:  # what a compaction left can go, and comes back as another summary
-        won -= sum(map(tokens_of, said[0].message.content[: said[0].notes]))
-    if won * scale < room.window / 10:
+    worth = room.window / 10 / scale
+    kept = _blocks(transcript.kept(cut))
+    won = sum(sizes) - sum(map(tokens_of, kept))
+    if won < worth:  # nothing but what would be kept all the same, such as the newest message
+        cut, won = cut.model_copy(update={"kept_from_seq": 0}), 0
+        kept = _blocks(said)
+    results = [len(block.content) for block in kept if isinstance(block, ToolResult)]
+    rest = room.overhead + _summary_tokens(room) + sum(tokens_of(b) for b in kept if not isinstance(b, ToolResult))
+    chars = max(_cap(results, (room.window * _FULL_AFTER / scale - rest) * _CHARS), _SHORTEST_RESULT)
+    if any(length > chars for length in results):
+        cut = cut.model_copy(update={"result_chars": chars})
+        won += round(sum(max(length - chars, 0) for length in results) / _CHARS)
+    if won < worth:
         return None
-    return Plan(cut, tuple(one.message for one in said[:at]), room, scale)
+    return Plan(cut, tuple(one.message for one in said[: transcript.cut(cut.kept_from_seq)]), room, scale)
+
+
+def _blocks(said: Iterable[Said]) -> list[Block]:
+    return [block for one in said for block in one.message.content]
 
 
 def rendered(messages: Iterable[Message], chars: int) -> str:
@@ -118,9 +121,12 @@ def rendered(messages: Iterable[Message], chars: int) -> str:
     return shortened("\n".join(f"{heading}\n{shortened(text, most)}" for heading, text in pieces), chars)
 
 
+def _summary_tokens(room: Room) -> int:
+    return min(room.window // 8, _MOST_SUMMARY_TOKENS)
+
+
 def _after(transcript: Transcript, done: ContextCompacted, room: Room, scale: float) -> int:
-    kept = transcript.kept(done)
-    return round((room.overhead + sum(tokens_of(block) for one in kept for block in one.message.content)) * scale)
+    return round((room.overhead + sum(map(tokens_of, _blocks(transcript.kept(done))))) * scale)
 
 
 def _cap(lengths: Sequence[int], most: float) -> int:

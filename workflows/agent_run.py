@@ -21,6 +21,7 @@ from domain.commands import (
     InputSignal,
     PauseInput,
     PauseSignal,
+    Progress,
     ResumeInput,
     RunResult,
     RunStart,
@@ -43,8 +44,8 @@ class AgentRun:
     @workflow.init
     def __init__(self, start: RunStart) -> None:
         self._start = start
-        self._progress = start.progress
-        self._allowance = start.allowance
+        self._progress: Progress = start.progress
+        self._allowance: Progress = start.allowance
         self._pause: PauseSignal | None = start.pause
         self._cancelled = False
         self._cancel_reason: str | None = None
@@ -59,9 +60,9 @@ class AgentRun:
         self._inputs_seen: set[str] = set()
         self._status = "running"
         self._doing = "starting"
-        self._in_flight = InFlight(lambda: self._tools.in_flight)
-        self._compacted = False
-        """The model's context, and no call has been made since."""
+        self._call = InFlight(lambda: self._tools.in_flight)
+        self._compacted = 0
+        """How often the model's context was, since the last call."""
 
     @workflow.run
     async def run(self, start: RunStart) -> RunResult:
@@ -71,7 +72,7 @@ class AgentRun:
             return await asyncio.shield(living)
         except asyncio.CancelledError:
             self._cancelled = True
-            self._in_flight.stop()
+            self._call.stop()
             result = await living
             if result.status == "cancelled":
                 raise
@@ -81,8 +82,8 @@ class AgentRun:
     def pause(self, signal: PauseSignal | None = None) -> None:
         """Stop at the next step boundary; mode `now` interrupts the model call in flight."""
         self._pause = signal or PauseSignal()
-        if self._pause.mode == "now" and self._in_flight.calling_model:
-            self._in_flight.stop()
+        if self._pause.mode == "now" and self._call.calling_model:
+            self._call.stop()
 
     @workflow.signal
     def resume(self) -> None:
@@ -93,7 +94,7 @@ class AgentRun:
         """The same as Temporal's own cancel, with a reason."""
         self._cancelled = True
         self._cancel_reason = signal.reason if signal else None
-        self._in_flight.stop()
+        self._call.stop()
 
     @workflow.signal
     def input(self, signal: InputSignal) -> None:
@@ -151,11 +152,11 @@ class AgentRun:
             except ActivityError as error:
                 if self._cancelled and workflow.patched("2026-11-21-cancelled-and-failed"):
                     continue
-                return endings.failure(self._start, error, reason=self._cancel_reason, lost=self._in_flight.left_open)
+                return endings.failure(self._start, error, reason=self._cancel_reason, lost=self._call.left_open)
             if step.handed_back is not None:
                 if step.handed_back.handed_back >= options.MODEL_HANDED_BACK:
                     return endings.handed_back(
-                        self._start, step.handed_back, reason=self._cancel_reason, lost=self._in_flight.left_open
+                        self._start, step.handed_back, reason=self._cancel_reason, lost=self._call.left_open
                     )
             elif step.stop == "interrupted":
                 await self._why_interrupted()
@@ -210,11 +211,11 @@ class AgentRun:
                 session_id=self._start.session_id,
                 key=key,
                 limit=limit,
-                lost=self._in_flight.left_open,
+                lost=self._call.left_open,
             ),
             **options.record("pause"),
         )
-        self._in_flight.left_open = False
+        self._call.left_open = False
         await workflow.wait_condition(lambda: self._pause is None or self._cancelled or self._expired)
         self._resumed = True
         self._show("running", "resuming")
@@ -239,7 +240,7 @@ class AgentRun:
                 resumed=resumed,
                 max_output_tokens=left,
                 before=before,
-                lost=self._in_flight.left_open,
+                lost=self._call.left_open,
                 compacted=self._compacted,
             ),
             **options.model_call(
@@ -247,7 +248,7 @@ class AgentRun:
             ),
         )
         self._resumed = False
-        result = await self._in_flight.ended(call)
+        result = await self._call.ended(call)
         if result is None:
             return INTERRUPTED
         if result.compact is not None:
@@ -256,14 +257,8 @@ class AgentRun:
             self._resumed = resumed  # it may not have come to writing that
             self._progress = self._progress.model_copy(update={"tries": result.handed_back})
             return result
-        self._progress = self._progress.model_copy(
-            update={
-                "steps": step,
-                "output_tokens": self._progress.output_tokens + result.output_tokens,
-                "cost_nano_usd": self._progress.cost_nano_usd + result.cost_nano_usd,
-            }
-        )
-        self._compacted = False
+        self._progress = self._progress.plus(result.output_tokens, result.cost_nano_usd).model_copy(update={"steps": step})
+        self._compacted = 0
         await self._subagents.report(self._progress)
         return result
 
@@ -274,15 +269,11 @@ class AgentRun:
         call = CompactInput(
             run_id=self._start.run_id, session_id=self._start.session_id, call=self._call_key(), provider=provider, why=why
         )
-        result = await self._in_flight.compacted(self._start, call)
+        result = await self._call.compacted(self._start, call)
         if result is None or result.interrupted:
             return INTERRUPTED
-        self._compacted = True
-        used = {
-            "output_tokens": self._progress.output_tokens + result.output_tokens,
-            "cost_nano_usd": self._progress.cost_nano_usd + result.cost_nano_usd,
-        }
-        self._progress = self._progress.model_copy(update=used)
+        self._compacted += 1
+        self._progress = self._progress.plus(result.output_tokens, result.cost_nano_usd)
         await self._subagents.report(self._progress)
         return CompleteResult(stop="continue")
 
@@ -378,7 +369,7 @@ class AgentRun:
         async def expire() -> None:
             await asyncio.sleep(left)
             self._expired = True
-            self._in_flight.stop()
+            self._call.stop()
 
         return asyncio.create_task(expire())
 
@@ -386,7 +377,7 @@ class AgentRun:
         return self._cancelled or self._expired
 
     def _outcome(self, status: Any, stop: Any) -> FinishInput:
-        return endings.outcome(self._start, status, stop, reason=self._cancel_reason, lost=self._in_flight.left_open)
+        return endings.outcome(self._start, status, stop, reason=self._cancel_reason, lost=self._call.left_open)
 
     def _call_key(self) -> str:
         return f"{self._start.run_id}.{self._start.attempt}/{self._progress.calls}"
