@@ -35,6 +35,11 @@ kind = "anthropic"
 base_url = "{wide.url}"
 api_key_env = "PATH"
 
+[providers.command]
+kind = "command"
+argv = ["cat"]
+stdin = true
+
 [providers.wideopenai]
 kind = "openai_compatible"
 base_url = "{wide.url}/v1"
@@ -110,10 +115,10 @@ class Talk:
             resources.append({"type": "file", "file_id": stored["id"], "mount_path": name})
         self.id = workspace.post("/v1/sessions", {"agent": made["id"], "resources": resources})["id"]
 
-    def send(self, text: str) -> str:
+    def send(self, text: str | list[dict[str, Any]]) -> str:
         return self.workspace.post(f"/v1/sessions/{self.id}/messages", {"content": text}, expect=201)["run"]["id"]
 
-    def say(self, text: str) -> dict[str, Any]:
+    def say(self, text: str | list[dict[str, Any]]) -> dict[str, Any]:
         """The turn's run, which must answer."""
         run = self.workspace.get(f"/v1/runs/{self.send(text)}/wait", timeout_seconds=60)
         assert run["status"] == "completed", run
@@ -288,6 +293,36 @@ def test_every_request_begins_with_the_one_before(workspace: Workspace, wide: St
     assert all(later > earlier for earlier, later in pairwise(read))
     session = workspace.get(f"/v1/sessions/{talk.id}")
     assert session["usage"]["cache_read_input_tokens"] == sum(read)
+
+
+def test_an_image_goes_along_until_its_file_is_deleted(workspace: Workspace, wide: StrictModel) -> None:
+    talk = Talk(workspace, "wide")
+    source = {"type": "base64", "media_type": "image/gif", "data": "R0lGODlhAQABAAAAACw="}
+    for _ in range(2):
+        talk.say([{"type": "text", "text": "See."}, {"type": "image", "source": source}])
+    first, second = (body["messages"] for body in wide.bodies)
+    sent = [{"type": "text", "text": "See."}, {"type": "image", "source": source}]
+    assert second[0] == first[0] == {"role": "user", "content": sent}
+    (file, _) = workspace.get("/v1/files", order="asc")["data"]
+    workspace.http.delete(f"/v1/files/{file['id']}").raise_for_status()
+
+    talk.say("And now?")
+
+    now = wide.bodies[-1]["messages"]
+    assert now[0]["content"][1] == {"type": "text", "text": f"[image: the file {file['id']} was deleted]"}
+    assert now[2] == second[2]
+
+
+def test_a_program_takes_text_only_documents_of_it_too(workspace: Workspace) -> None:
+    session = workspace.post("/v1/sessions", {"agent": workspace.agent(model="command:default")["id"]})["id"]
+    note = {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "owls"}}
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}}
+
+    refused = workspace.post(f"/v1/sessions/{session}/messages", {"content": [image]}, expect=422)
+    taken = workspace.post(f"/v1/sessions/{session}/messages", {"content": [note]}, expect=201)
+
+    assert "command:default takes no images" in refused["detail"]
+    assert "owls" in workspace.get(f"/v1/runs/{taken['run']['id']}/wait", timeout_seconds=30)["output"]
 
 
 def test_a_subagents_own_thread_is_compacted(workspace: Workspace, small: StrictModel) -> None:

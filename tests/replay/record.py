@@ -72,6 +72,12 @@ def _delegated(workspace: Workspace) -> RunView:
     return run
 
 
+def _compacted(workspace: Workspace) -> RunView:
+    """A turn that is longer than its context, so that what is older is summarised in its middle."""
+    agent = workspace.agent(tools=["read", "glob"], context={"max_tokens": 1_500})
+    return workspace.start(*[{**STEP, "text": "word " * 200}] * 5, {"text": "end"}, agent=agent["id"])
+
+
 KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "steps": _steps,
     "paused": _paused,
@@ -80,6 +86,7 @@ KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "failed": _failed,
     "limited": _limited,
     "delegated": _delegated,
+    "compacted": _compacted,
 }
 
 
