@@ -17,7 +17,7 @@ from domain.clock import now
 from domain.commands import CompactInput, CompactResult
 from domain.compaction import Plan
 from domain.completions import Completion, Delta, Text
-from domain.errors import NotFound, ProviderError, RunFinished
+from domain.errors import ContextExceeded, NotFound, ProviderError, RunFinished
 from domain.events import Event, ModelRequestEnd, ModelRequestStart
 from domain.ids import new_id
 from domain.runs import RunError, RunStatus
@@ -101,7 +101,7 @@ class CompactActivities:
             with self._live.stoppable(call.run_id) as stop:
                 completion = await streamed(provider, plan.request(model.name, attempt), stop, _unseen)
         except ProviderError as error:
-            if error.retryable and attempt < TRIES:
+            if (error.retryable or isinstance(error, ContextExceeded)) and attempt < TRIES:
                 raise await unbroken(records.failed(error)) from None
             why = RunError(code=error.code, message=error.message, retryable=error.retryable)
             return await unbroken(records.done([Draft(records.end(error=why)), *_left_out(call, seen, plan, why)]))

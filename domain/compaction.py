@@ -61,9 +61,11 @@ class Plan:
     scale: float
 
     def request(self, model: str, attempt: int) -> CompletionRequest:
-        """The call that asks for the summary. It fits, whatever there is to summarise: long pieces are shortened."""
+        """The call that asks for the summary. It fits, whatever there is to summarise: long pieces are shortened, and the
+        more so the more often it was tried, for how much fits may be a guess."""
         most_output = min(self.room.window // 4, _MOST_OUTPUT_TOKENS)  # a model may reason before it writes
         chars = (self.room.window - most_output) * 0.9 / self.scale * _CHARS - len(SUMMARY_SYSTEM) - len(_TASK)
+        chars /= 2 ** (attempt - 1)
         text = _TASK.format(_summary_tokens(self.room) // 2, rendered(self.gone, max(int(chars), 1_000)))
         message = Message(role="user", content=(Text(text=text),))
         return CompletionRequest(

@@ -1,7 +1,8 @@
 """What the model sees: a pure function of the event log, whose older part never changes, so that prompt caches hold."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from domain.completions import AnswerBlock, Block, Document, Image, Message, Text, Thinking, ToolResult, ToolUse, tokens_of
@@ -86,7 +87,7 @@ def shortened(text: str, chars: int) -> str:
 
 @dataclass(frozen=True)
 class Said:
-    """A message of the conversation, and the seq of the event with which it began."""
+    """A message of the conversation, or a part of one that may go without the rest, and the seq of its first event."""
 
     message: Message
     since: int
@@ -166,19 +167,17 @@ class Transcript:
 
     def messages(self) -> tuple[Message, ...]:
         """The conversation so far."""
-        said = tuple(said.message for said in self.said())
-        if not self._interrupted:
-            return said
-        note = Text(text=INTERRUPTED_NOTE)
-        if self._role == "user":
-            return (*said[:-1], Message(role="user", content=(*self._saying, note)))
-        return (*said, Message(role="user", content=(note,)))
+        said = [said.message for said in self.said()]
+        if self._interrupted:
+            said.append(Message(role="user", content=(Text(text=INTERRUPTED_NOTE),)))
+        return tuple(_joined(said))
 
     def said(self) -> tuple[Said, ...]:
+        """Its pieces."""
         return (*self._said, *self._last())
 
     def cut(self, seq: int) -> int:
-        """How many messages go where those since that event are to stay: never a tool use from its result."""
+        """How many pieces go where those since that event are to stay: never a tool use from its result."""
         said = self.said()
         at = next((index for index, one in enumerate(said) if one.since >= seq), len(said))
         while at and (_has_results(said[at].message) if at < len(said) else self._open):
@@ -224,7 +223,7 @@ class Transcript:
         return tuple(dict.fromkeys((*self._summary, left_out)))
 
     def _answers_before(self, at: int) -> int:
-        """How many answers to the newest message are gone where so many messages are."""
+        """How many answers to the newest message are gone where so many pieces are."""
         gone = self.said()[:at]
         return self._answers + sum(one.message.role == "assistant" and one.since > self._asked_at for one in gone)
 
@@ -239,6 +238,9 @@ class Transcript:
             assert isinstance(event.payload, UserMessage | ThreadMessageReceived)
             blocks += (block for block in _blocks(event.payload.content) if not isinstance(block, Text) or block.text)
             self._interrupted = False
+        if blocks and self._role == "user":  # what was said to a call that failed may go without what is said now
+            self._said += self._last()
+            self._saying, self._notes = [], 0
         for block in blocks:
             self._add("user", block)
             self.has_attachments = self.has_attachments or not isinstance(block, Text)
@@ -271,6 +273,13 @@ class Transcript:
         if not self._saying:
             return ()
         return (Said(Message(role=self._role, content=tuple(self._saying)), self._since, self._notes),)
+
+
+def _joined(said: Iterable[Message]) -> Iterator[Message]:
+    """Messages whose roles alternate."""
+    for _, parts in groupby(said, lambda message: message.role):
+        first, *more = parts
+        yield Message(role=first.role, content=tuple(b for m in (first, *more) for b in m.content)) if more else first
 
 
 def _blocks(content: Iterable[UserContent]) -> list[Block]:

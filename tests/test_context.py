@@ -239,6 +239,18 @@ def test_a_summary_that_fails_does_not_lose_the_turn(workspace: Workspace, small
     assert "left out here" in json.dumps(small.bodies[-1]["messages"][:2])
 
 
+def test_a_message_beyond_the_window_fails_its_turn_and_no_other(workspace: Workspace, silent: StrictModel) -> None:
+    talk = Talk(workspace, "unknown")
+    talk.say("Remember fact-early.")
+
+    failed = workspace.get(f"/v1/runs/{talk.send(FILLER * 400)}/wait", timeout_seconds=60)
+    recalled = talk.say("recall")
+
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "context_exceeded")
+    assert "prompt is too long" in failed["error"]["message"]
+    assert "fact-early" in recalled["output"]
+
+
 def test_the_agent_says_how_much_it_is_given(workspace: Workspace, wide: StrictModel) -> None:
     talk = Talk(workspace, "wide", context={"max_tokens": 2_000, "compact_at": 0.5})
 

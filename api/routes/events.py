@@ -179,8 +179,7 @@ async def list_events(
 async def list_items(
     session_id: str, caller: SessionsRead, unit: UnitOfWork, limit: EventLimit = 100, page: Cursor = None
 ) -> List[dict[str, Any]]:
-    """The primary thread's transcript folded for reading: messages, reasoning, tool uses with their results, and where the
-    model's context was compacted, in order."""
+    """The primary thread's transcript folded for reading: messages, reasoning, tool uses with results, compactions."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     after = 0 if page is None else seq_of(page)
     types = ("user.message", "agent.message", "agent.thinking", "agent.thread_context_compacted", *USES)
