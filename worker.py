@@ -15,6 +15,9 @@ from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, Tele
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from activities.attachments import Attachments
+from activities.compact import CompactActivities
+from activities.contexts import Contexts
 from activities.model import ModelActivities
 from activities.recall import Recall
 from activities.records import RecordActivities
@@ -203,8 +206,10 @@ async def working(
     queues = dict(only) if only else {main: 200, **parts.queues, **{r.queue: 50 for r in parts.routes.values() if r.queue}}
     sources = (Delegating(), parts.tools, CustomTools(), HttpTools(parts.http, parts.secrets))
     recall, toolbox = Recall(), Toolbox(sources, parts.mcp)
-    slots = _slots(parts.providers)
-    model = ModelActivities(parts.database, parts.live, parts.providers, recall, toolbox, slots)
+    attachments, slots = Attachments(parts.database, parts.files), _slots(parts.providers)
+    contexts = Contexts(parts.database, recall, toolbox, parts.providers, attachments)
+    model = ModelActivities(parts.database, parts.live, parts.providers, contexts, slots)
+    compact = CompactActivities(parts.database, parts.live, parts.providers, contexts, slots)
     tools = ToolActivities(parts.database, recall, toolbox, parts.files)
     records = RecordActivities(parts.database, parts.routes)
     waits = WaitActivities(parts.database)
@@ -232,6 +237,7 @@ async def working(
                 workflows=[AgentRun, Sweep, Settle, SessionTitle] if queue == main else [],
                 activities=[
                     model.complete,
+                    compact.compact,
                     tools.run,
                     titles.write,
                     *(bookkeeping if queue == main else []),

@@ -22,6 +22,7 @@ async def end_lost_call(connection: Connection, session_id: str, run_id: str) ->
                 model_usage=Usage(),
                 duration_ms=round((now() - start.created_at).total_seconds() * 1000),
                 attempt=start.payload.attempt,
+                purpose=start.payload.purpose,
                 error=_WORKER_LOST,
             )
         )

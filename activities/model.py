@@ -3,19 +3,19 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.contexts import Contexts
 from activities.heartbeat import heartbeating, unbroken
-from activities.model_records import CallRecords
-from activities.recall import Recall
-from domain.commands import SLOT_SECONDS, CompleteInput, CompleteResult
-from domain.completions import AnswerBlock, Completion, CompletionRequest, Delta, Provider, Text, Thinking
-from domain.errors import NotFound, ProviderError, RunFinished
+from activities.model_records import NEARLY_FULL, CallRecords
+from activities.streaming import acquire, streamed
+from domain.commands import CompleteInput, CompleteResult
+from domain.completions import AnswerBlock, Delta, Text, Thinking
+from domain.errors import ContextExceeded, NotFound, ProviderError, RunFinished
 from domain.events import AgentMessage, AgentThinking, TextContent
 from domain.ids import new_id
 from domain.usage import Usage, estimate_tokens
@@ -23,7 +23,6 @@ from live.bus import LiveBus
 from providers.registry import Providers
 from storage.database import Database
 from storage.journal import Draft
-from tools.toolbox import Toolbox
 
 
 @dataclass
@@ -76,15 +75,13 @@ class ModelActivities:
         database: Database,
         live: LiveBus,
         providers: Providers,
-        recall: Recall,
-        toolbox: Toolbox,
+        contexts: Contexts,
         slots: Mapping[str, asyncio.Semaphore],
     ) -> None:
         self._database = database
         self._live = live
         self._providers = providers
-        self._recall = recall
-        self._toolbox = toolbox
+        self._contexts = contexts
         self._slots = slots
 
     @activity.defn(name="model.complete")
@@ -94,13 +91,13 @@ class ModelActivities:
         A worker that shuts down hands the call back, as a result: an error would use up one of the call's attempts. So is a
         call that got no slot of its provider in time.
         """
-        records = CallRecords(self._database, self._recall, self._toolbox, self._providers, call, activity.info().attempt)
+        records = CallRecords(self._database, self._contexts, self._providers, call, activity.info().attempt)
         slot = self._slots[call.provider]
         try:
             async with heartbeating():
                 # The slot comes first: a call that waits for its provider has not begun, and leaves nothing when it is
                 # cancelled.
-                if not await _acquire(slot):
+                if not await acquire(slot):
                     return await records.handed_back()
                 try:
                     return await self._complete(call, records)
@@ -122,70 +119,31 @@ class ModelActivities:
         if before := await records.answered():
             return before
         model, request = await records.begin()
+        if records.may_compact("near"):
+            return await unbroken(records.to_compact("near", NEARLY_FULL, 0))
         try:
             provider = self._providers.get(model.provider)
         except ProviderError as error:
             raise await unbroken(records.failed(error, 0)) from None
         writing = Writing()
-        with self._live.stoppable(call.run_id) as stop:
-            streaming = asyncio.create_task(self._stream(provider, request, call, writing))
-            stopping = asyncio.create_task(stop.wait())
-            interrupted = False
-            try:
-                await asyncio.wait({streaming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                interrupted = not streaming.done()
-            except asyncio.CancelledError:
-                interrupted = not streaming.done()
-                details = activity.cancellation_details()
-                if interrupted and not stop.is_set() and (details is None or not details.cancel_requested):
-                    raise
-            finally:
-                stopping.cancel()
-                if not streaming.done():
-                    streaming.cancel()
-                    await unbroken(asyncio.wait({streaming}))
-        if interrupted:
-            return await unbroken(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
+
+        def take(delta: Delta) -> None:
+            kind = "agent.thinking" if delta.kind == "thinking" else "agent.message"
+            self._live.write(call.session_id, call.run_id, writing.take(delta), kind, delta.text)
+
         try:
-            completion = streaming.result()
+            with self._live.stoppable(call.run_id) as stop:
+                completion = await streamed(provider, request, stop, take)
+        except ContextExceeded as error:
+            if records.may_compact("over"):
+                return await unbroken(records.to_compact("over", error, writing.elapsed_ms))
+            raise await unbroken(records.failed(error, writing.elapsed_ms)) from None
         except ProviderError as error:
             raise await unbroken(records.failed(error, writing.elapsed_ms)) from None
+        if completion is None:
+            return await unbroken(records.interrupted(writing.partial(), writing.usage(), writing.elapsed_ms))
         drafts = [_draft(index, block, writing) for index, block in enumerate(completion.content)]
         return await unbroken(records.answer(completion, drafts, writing.elapsed_ms, writing.first_token_ms))
-
-    async def _stream(
-        self, provider: Provider, request: CompletionRequest, call: CompleteInput, writing: Writing
-    ) -> Completion:
-        async with aclosing(provider.stream(request)) as stream:
-            async for item in stream:
-                if isinstance(item, Completion):
-                    return item
-                event_id = writing.take(item)
-                kind = "agent.thinking" if item.kind == "thinking" else "agent.message"
-                self._live.write(call.session_id, call.run_id, event_id, kind, item.text)
-        raise AssertionError("a provider's stream ended without a Completion or a ProviderError")
-
-
-async def _acquire(slot: asyncio.Semaphore) -> bool:
-    """Wait for a slot; False when none came in time, or the worker shuts down, which begins nothing new."""
-    if activity.is_worker_shutdown():
-        return False
-    if not slot.locked():
-        return await slot.acquire()
-    waiting = asyncio.timeout(SLOT_SECONDS)
-
-    async def give_up() -> None:
-        await activity.wait_for_worker_shutdown()
-        waiting.reschedule(0)
-
-    leaving = asyncio.create_task(give_up())
-    try:
-        async with waiting:
-            return await slot.acquire()
-    except TimeoutError:
-        return False
-    finally:
-        leaving.cancel()
 
 
 def _draft(index: int, block: AnswerBlock, writing: Writing) -> Draft | None:

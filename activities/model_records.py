@@ -9,16 +9,16 @@ from pydantic import JsonValue
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.contexts import CompactWhy, Contexts, Seen
 from activities.heartbeat import overdue, superseded
 from activities.lost_calls import end_lost_call
 from activities.patience import patiently
-from activities.recall import Recall
 from activities.tool_uses import Decided, ToolUses, tool_refs
 from domain.agents import AgentConfig, ModelConfig
 from domain.clock import now
 from domain.commands import CompleteInput, CompleteResult, Tries
 from domain.completions import Completion, CompletionRequest, Message, ToolUse
-from domain.errors import NotFound, ProviderError, RunFinished, Unavailable
+from domain.errors import ContextExceeded, NotFound, ProviderError, RunFinished, Unavailable
 from domain.events import (
     ErrorDetail,
     Event,
@@ -45,12 +45,14 @@ from storage.pending import take_up
 from storage.rows import add
 from storage.runs import Place, Runs
 from tools.mcp.listing import Trouble
-from tools.toolbox import Toolbox
 
 _SDK_ERROR = {"provider_rate_limited": "model_rate_limited_error", "provider_unavailable": "model_overloaded_error"}
 _HANDED_BACK = RunError(code="handed_back", message="The worker shut down during the call: it is made again.", retryable=True)
 
 
+MOST_COMPACTIONS = 3
+"""Of a provider that says only that it is too much, and not by how much."""
+NEARLY_FULL = ContextExceeded("The conversation nears the end of the model's context: it is compacted first.")
 _NOWHERE = Place("", "", "", None, "", {})
 
 
@@ -60,15 +62,14 @@ class CallRecords:
     def __init__(
         self,
         database: Database,
-        recall: Recall,
-        toolbox: Toolbox,
+        contexts: Contexts,
         providers: Providers,
         call: CompleteInput,
         attempt: int,
     ) -> None:
         self._database = database
-        self._recall = recall
-        self._toolbox = toolbox
+        self._contexts = contexts
+        self._seen: Seen | None = None
         self._tools: Mapping[str, OfferedTool] = {}
         self._providers = providers
         self._call = call
@@ -121,13 +122,22 @@ class CallRecords:
                 await journal.append(call.session_id, call.run_id, applied)
         # Not in the same transaction: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
-        self._config = config = await self._recall.config(self._database, run.agent_id, run.agent_version)
-        messages = await self._recall.messages(self._database, call.session_id, call.run_id if run.thread_id else None)
-        self._tools = await self._toolbox.of(config)
-        for trouble in self._toolbox.mcp.troubles(config):
+        self._seen = seen = await self._contexts.seen(call.session_id, call.run_id, run)
+        self._config, self._tools = seen.config, seen.tools
+        for trouble in seen.troubles:
             await self._tell_trouble(trouble)
-        self._model = config.model.id
-        return config.model, self._request(config, messages)
+        self._model = seen.config.model.id
+        return seen.config.model, self._request(seen.config, seen.messages)
+
+    def may_compact(self, why: CompactWhy) -> bool:
+        """Whether the context is to be compacted before this call. Not for ever, and only where something is to be won."""
+        most = 1 if why == "near" else MOST_COMPACTIONS
+        return self._seen is not None and self._call.compacted < most and self._seen.plan(why) is not None
+
+    async def to_compact(self, why: CompactWhy, error: ProviderError, duration_ms: int) -> CompleteResult:
+        """Close the call, which is made again when the context is compacted."""
+        await self._append([Draft(self._failed_end(error, duration_ms))], f"end{self._attempt}")
+        return CompleteResult(stop="interrupted", compact=why)
 
     async def answer(
         self, completion: Completion, texts: Sequence[Draft | None], duration_ms: int, first_token_ms: int | None
@@ -175,9 +185,8 @@ class CallRecords:
         drafts = [*partial, Draft(end, private={"stop": "interrupted"})]
         return self._result(await self._append(drafts, "answer"))
 
-    async def failed(self, error: ProviderError, duration_ms: int) -> ApplicationError:
-        """Write the failure; returns what to raise: Temporal retries it, or not, as the error says."""
-        end = ModelRequestEnd(
+    def _failed_end(self, error: ProviderError, duration_ms: int) -> ModelRequestEnd:
+        return ModelRequestEnd(
             model_request_start_id=self._start_id,
             is_error=True,
             model_usage=Usage(),
@@ -185,6 +194,10 @@ class CallRecords:
             attempt=self._attempt,
             error=RunError(code=error.code, message=error.message, retryable=error.retryable),
         )
+
+    async def failed(self, error: ProviderError, duration_ms: int) -> ApplicationError:
+        """Write the failure; returns what to raise: Temporal retries it, or not, as the error says."""
+        end = self._failed_end(error, duration_ms)
         detail = ErrorDetail.model_validate(
             {
                 "type": _SDK_ERROR.get(error.code, "model_request_failed_error"),

@@ -4,7 +4,6 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from domain.agents import AgentConfig
-from domain.completions import Message
 from domain.transcript import READ_TYPES, Transcript
 from storage.agents import config_of
 from storage.database import Database
@@ -33,8 +32,11 @@ class Recall:
         self._configs: OrderedDict[tuple[str, int], AgentConfig] = OrderedDict()
         self._events = 0
 
-    async def messages(self, database: Database, session_id: str, subagent: str | None = None) -> tuple[Message, ...]:
-        """The session's conversation, or that of a sub-agent's run; only what is new in its log is read, a page at a time."""
+    async def transcript(self, database: Database, session_id: str, subagent: str | None = None) -> Transcript:
+        """The session's conversation, or that of a sub-agent's run; only what is new in its log is read, a page at a time.
+
+        It goes on when it is asked for again: what is wanted of it is to be taken at once.
+        """
         log = self._logs.pop(subagent or session_id, None) or _Log()
         primary = None if subagent else frozenset[str]()
         self._events -= log.events
@@ -60,7 +62,7 @@ class Recall:
         while self._events > MAX_EVENTS and len(self._logs) > 1:
             _, oldest = self._logs.popitem(last=False)
             self._events -= oldest.events
-        return log.transcript.messages()
+        return log.transcript
 
     async def config(self, database: Database, agent_id: str, version: int) -> AgentConfig:
         key = (agent_id, version)

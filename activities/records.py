@@ -26,6 +26,7 @@ from domain.events import (
     UserMessage,
 )
 from domain.runs import RunError, RunStatus, StopReason
+from domain.transcript import plain
 from storage.approvals import Approvals
 from storage.database import Connection, Database, Transaction
 from storage.journal import Draft, Journal, read_one
@@ -130,7 +131,7 @@ class RecordActivities:
         if isinstance(event.payload, UserAnswer):
             return event.payload.content, event.payload.tool_use_id
         assert isinstance(event.payload, UserMessage)
-        return event.payload.content, answer.tool_use_id
+        return (TextContent(text=plain(event.payload.content)),), answer.tool_use_id
 
 
 async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping[str, Route]) -> FinishResult:

@@ -28,6 +28,7 @@ from api.routes import (
 )
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
+from api.services.contents import ContentService
 from api.services.runs import RunService
 from api.services.sessions import SessionService
 from api.state import Service
@@ -108,7 +109,7 @@ def create_app(
     release = version("perdure")
     app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
     tails = Tails(database, live)
-    runs = RunService(client, live, routes, temporal_ui)
+    runs = RunService(client, live, routes, ContentService(files, providers), temporal_ui)
     app.state.database = database
     app.state.service = Service(
         database=database,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, PlainSerializer
 
 from domain.agent_tools import ASKING, AnyTool, McpToolset, Policy, Toolset
-from domain.agents import AgentVersion, ApprovalPolicy, Limits
+from domain.agents import AgentVersion, ApprovalPolicy, ContextPolicy, Limits
 from domain.clock import wire
 from domain.files import MountedFile
 from domain.multiagent import Multiagent, RosterSelf
@@ -36,6 +36,7 @@ class Agent(BaseModel):
     execution_identity: dict[str, str] = SERVICE_ACCOUNT
     limits: Limits
     approvals: ApprovalPolicy | None
+    context: ContextPolicy | None
     metadata: dict[str, str]
     version: int
     created_at: Time
@@ -55,6 +56,7 @@ class Agent(BaseModel):
             mcp_servers=[server.model_dump(mode="json") for server in config.mcp_servers],
             limits=config.limits,
             approvals=config.approvals,
+            context=config.context,
             multiagent=None if config.multiagent is None else _roster(config.multiagent, agent),
             metadata=config.metadata,
             version=agent.version,

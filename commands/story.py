@@ -70,7 +70,7 @@ class Tally:
 
     def add(self, end: events.ModelRequestEnd) -> None:
         if not end.is_error or end.model_usage.output_tokens:
-            self.steps += 1
+            self.steps += end.purpose is None
             self.usage += end.model_usage
             # A call of unknown price makes the sum unknown, as in the run itself.
             self.nano_usd = None if end.cost is None or self.nano_usd is None else self.nano_usd + end.cost.nano_usd
@@ -170,6 +170,10 @@ class Story:
             case events.RunWaiting():
                 what = "an event" if payload.waiting_for == "event" else "a time"
                 self._doing = f"waiting for {what}"
+            case events.ContextCompacted():
+                done = "compacted" if payload.summary is not None else "cut"
+                sizes = f"{payload.tokens_before:,} → {payload.tokens_after:,} tokens"
+                self._line(f"· the model's context was {done}: {sizes}", "dim")
             case events.UserAnswer():
                 self._answered(payload.tool_use_id)
             case events.ModelRequestStart():

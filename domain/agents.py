@@ -67,6 +67,15 @@ class ApprovalPolicy(Strict):
     on_timeout: OnTimeout = "deny"
 
 
+class ContextPolicy(Strict):
+    """How much of a conversation the agent's model is given before what is older is summarised."""
+
+    max_tokens: int | None = Field(default=None, ge=500, le=100_000_000, strict=True)
+    """As if the model had a window of so many; None: the model's own, where it is known."""
+    compact_at: float = Field(default=0.8, ge=0.1, le=0.95, allow_inf_nan=False)
+    """The part of the window that may be full."""
+
+
 class AgentConfig(BaseModel):
     """What a version of an agent says. Shared by what callers send and what is stored."""
 
@@ -80,6 +89,7 @@ class AgentConfig(BaseModel):
     mcp_servers: tuple[McpServer, ...] = Field(default=(), max_length=20)
     limits: Limits = Limits()
     approvals: ApprovalPolicy | None = None
+    context: ContextPolicy | None = None
     multiagent: Multiagent | None = None
     metadata: Metadata = {}
 

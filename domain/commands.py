@@ -1,7 +1,7 @@
 """What travels between the API, workflows and activities: ids, counters, decisions. Members only get added, with defaults."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel
 
@@ -34,6 +34,13 @@ class Progress(BaseModel, frozen=True):
     cost_nano_usd: int = 0
     tries: Tries | None = None
     """Of the newest call, where it was handed back and is to be made again."""
+
+    def plus(self, output_tokens: int, cost_nano_usd: int) -> Self:
+        used = {
+            "output_tokens": self.output_tokens + output_tokens,
+            "cost_nano_usd": self.cost_nano_usd + cost_nano_usd,
+        }
+        return self.model_copy(update=used)
 
 
 class PauseSignal(BaseModel, frozen=True):
@@ -83,6 +90,8 @@ class CompleteInput(BaseModel, frozen=True):
     before: Tries | None = None
     lost: bool = False
     """The call before was told to stop and its worker died: its start has no end yet."""
+    compacted: int = 0
+    """How often the context was compacted just now, for this call."""
 
 
 class Gate(BaseModel, frozen=True):
@@ -117,6 +126,28 @@ class CompleteResult(BaseModel, frozen=True):
     handed_back: Tries | None = None
     """The worker shut down before the answer was whole, or had no slot: the same call is to be made again. `stop` then means
     nothing."""
+    compact: Literal["near", "over"] | None = None
+    """The context is to be compacted before a call can be made: it nears its end, or the provider said that it is over it.
+    `stop` then means nothing."""
+
+
+class CompactInput(BaseModel, frozen=True):
+    """Compacting a thread's context."""
+
+    run_id: str
+    session_id: str
+    call: str
+    """Of the model call that it is for; the keys of its events begin with it."""
+    provider: str = ""
+    why: Literal["near", "over"] = "near"
+    summarise: bool = True
+    """False: nobody could write a summary, what is older is only left out."""
+
+
+class CompactResult(BaseModel, frozen=True):
+    interrupted: bool = False
+    output_tokens: int = 0
+    cost_nano_usd: int = 0
 
 
 class Verdict(BaseModel, frozen=True):

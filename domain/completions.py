@@ -1,11 +1,13 @@
 """What a provider is asked and what it answers: the one interface behind which every model vendor stands."""
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field, JsonValue
 
-from domain.usage import Usage
+from domain.payload import Base64Source, FileSource, PlainTextSource, UrlSource
+from domain.usage import Usage, estimate_tokens
 
 
 class Text(BaseModel, frozen=True):
@@ -39,14 +41,49 @@ class ToolResult(BaseModel, frozen=True):
 
 
 class Image(BaseModel, frozen=True):
+    """The source of a conversation's may be a file; a provider is given what is in it."""
+
     type: Literal["image"] = "image"
-    media_type: str
-    data: str
-    """Base 64."""
+    source: Annotated[Base64Source | UrlSource | FileSource, Field(discriminator="type")]
+
+
+class Document(BaseModel, frozen=True):
+    """As Image. What is text is a plain text source, whatever it was sent as."""
+
+    type: Literal["document"] = "document"
+    source: Annotated[Base64Source | UrlSource | FileSource | PlainTextSource, Field(discriminator="type")]
+    title: str | None = None
+    context: str | None = None
+
+    def as_text(self, text: str) -> str:
+        """For models that know no documents: its text under its title."""
+        about = f"\n{self.context}" if self.context else ""
+        return f"[document: {self.title or 'untitled'}]{about}\n{text}\n[end of the document]"
 
 
 AnswerBlock = Annotated[Text | Thinking | ToolUse, Field(discriminator="type")]
-Block = Annotated[Text | Thinking | ToolUse | ToolResult | Image, Field(discriminator="type")]
+Block = Annotated[Text | Thinking | ToolUse | ToolResult | Image | Document, Field(discriminator="type")]
+
+
+IMAGE_TOKENS = 1_600
+"""What Anthropic counts for its largest size (docs: Vision); for others no better guess is at hand."""
+DOCUMENT_TOKENS = 10_000
+"""A guess: some seven pages of PDF."""
+
+
+def tokens_of(block: Block) -> int:
+    """An estimate."""
+    match block:
+        case Text(text=text) | ToolResult(content=text) | Document(source=PlainTextSource(data=text)):
+            return estimate_tokens(text)
+        case Thinking(text=text):
+            return estimate_tokens(text + (block.signature or "") + (block.redacted or ""))
+        case ToolUse(name=name, input=arguments):
+            return estimate_tokens(name + json.dumps(arguments, ensure_ascii=False))
+        case Image():
+            return IMAGE_TOKENS
+        case Document():
+            return DOCUMENT_TOKENS
 
 
 class Message(BaseModel, frozen=True):

@@ -19,6 +19,7 @@ PerdureError
 │   └── CopyTooSlow         a log takes longer to copy than a request may take
 ├── ProviderError           a model call failed; says whether to try again
 │   ├── ProviderAuth  ProviderRejected  ProviderNotConfigured              never retried
+│   │                 └── ContextExceeded    longer than the model takes
 │   └── ProviderUnavailable  ProviderRateLimited  ProviderStalled  ProviderTruncated   retried
 └── ToolFailed              a tool's answer to the model is an error
 """
@@ -174,6 +175,12 @@ class ProviderAuth(ProviderError):
 
 class ProviderRejected(ProviderError):
     code = "provider_rejected"
+
+
+class ContextExceeded(ProviderRejected):
+    """The request is longer than the model takes."""
+
+    code = "context_exceeded"
 
 
 class ProviderNotConfigured(ProviderError):

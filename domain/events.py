@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, JsonValue, PlainSerializer, TypeAdapter
 
 from domain.clock import wire
-from domain.payload import Payload, TextContent
+from domain.model_events import ModelRequestEnd, ModelRequestStart
+from domain.payload import Payload, TextContent, UserContent
 from domain.queue_events import QueueEvent
 from domain.runs import RunError, StopReason
 from domain.session_events import TitleSuggested
 from domain.thread_events import (
+    ContextCompacted,
     ThreadCreated,
     ThreadIdle,
     ThreadMessageReceived,
@@ -19,14 +21,13 @@ from domain.thread_events import (
     ThreadRunning,
     ThreadTerminated,
 )
-from domain.usage import Cost, Usage
 
 Moment = Annotated[datetime, PlainSerializer(wire, return_type=str)]
 
 
 class UserMessage(Payload):
     type: Literal["user.message"] = "user.message"
-    content: tuple[TextContent, ...]
+    content: tuple[UserContent, ...]
     client_event_id: str | None = None
 
 
@@ -292,24 +293,6 @@ class RunTerminated(Payload):
     reason: str | None = None
 
 
-class ModelRequestStart(Payload):
-    type: Literal["span.model_request_start"] = "span.model_request_start"
-    model: str
-    attempt: int
-
-
-class ModelRequestEnd(Payload):
-    type: Literal["span.model_request_end"] = "span.model_request_end"
-    model_request_start_id: str
-    is_error: bool = False
-    model_usage: Usage
-    cost: Cost | None = None
-    duration_ms: int
-    time_to_first_token_ms: int | None = None
-    attempt: int
-    error: RunError | None = None
-
-
 EventPayload = Annotated[
     UserMessage
     | UserAnswer
@@ -343,6 +326,7 @@ EventPayload = Annotated[
     | ThreadRescheduled
     | ThreadTerminated
     | QueueEvent
+    | ContextCompacted
     | SessionUpdated
     | TitleSuggested
     | SessionError

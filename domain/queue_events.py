@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from domain.payload import Payload, TextContent
+from domain.payload import Payload, UserContent
 
 
 class UserInterrupt(Payload):
@@ -28,7 +28,7 @@ class QueueUpdated(Payload):
     type: Literal["session.queue_updated"] = "session.queue_updated"
     event_id: str
     """The message."""
-    content: tuple[TextContent, ...] | None = None
+    content: tuple[UserContent, ...] | None = None
     """What it says now; None: as before."""
     position: int | None = None
     """Where it was moved to; 1 is next."""

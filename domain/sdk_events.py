@@ -33,6 +33,7 @@ SDK_TYPES = frozenset(
         "session.thread_created",
         "agent.thread_message_sent",
         "agent.thread_message_received",
+        "agent.thread_context_compacted",
         *CROSS_POSTED,
         "span.model_request_start",
         "span.model_request_end",

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from domain.payload import Payload, TextContent
-from domain.runs import StopReason
+from domain.runs import RunError, StopReason
 
 
 class ThreadCreated(Payload):
@@ -62,3 +62,20 @@ class ThreadTerminated(Payload):
     type: Literal["session.thread_status_terminated"] = "session.thread_status_terminated"
     session_thread_id: str
     agent_name: str
+
+
+class ContextCompacted(Payload):
+    """From here on the model sees less of the thread than its log holds."""
+
+    type: Literal["agent.thread_context_compacted"] = "agent.thread_context_compacted"
+    summary: str | None = None
+    """What stands for the events before. None: there is no summary of what was added since the last one, see `error`."""
+    kept_from_seq: int
+    """What the model got to see from this event on it still sees as it is, and the newest message always."""
+    result_chars: int | None = None
+    """Tool results that are longer, of those that it still sees, are shortened for the model."""
+    tokens_before: int
+    """Estimated, of the next request."""
+    tokens_after: int
+    error: RunError | None = None
+    """Why there is no summary."""

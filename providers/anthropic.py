@@ -14,6 +14,7 @@ import anthropic
 import httpx2
 from anthropic.types import (
     ContentBlockParam,
+    DocumentBlockParam,
     ImageBlockParam,
     MessageDeltaUsage,
     MessageParam,
@@ -31,6 +32,7 @@ from domain.completions import (
     Completion,
     CompletionRequest,
     Delta,
+    Document,
     Image,
     Message,
     ModelInfo,
@@ -308,9 +310,11 @@ def _block(block: Block) -> ContentBlockParam | None:
                 "content": block.content,
                 "is_error": block.is_error,
             }
+        # Which media types it takes is for the API to say.
         case Image():
-            image = {"type": "image", "source": {"type": "base64", "media_type": block.media_type, "data": block.data}}
-            return cast(ImageBlockParam, image)  # which media types it takes is for the API to say
+            return cast(ImageBlockParam, {"type": "image", "source": block.source.model_dump()})
+        case Document():
+            return cast(DocumentBlockParam, block.model_dump(exclude_none=True))
 
 
 def _tool_id(value: str) -> str:

@@ -30,6 +30,7 @@ from domain.completions import (
     Completion,
     CompletionRequest,
     Delta,
+    Document,
     Image,
     Message,
     ModelInfo,
@@ -39,6 +40,7 @@ from domain.completions import (
     ToolUse,
 )
 from domain.errors import ProviderError, ProviderNotConfigured, ProviderRejected, ProviderStalled, ProviderUnavailable
+from domain.payload import PlainTextSource
 from domain.usage import Usage, estimate_tokens
 from providers.config import CommandConfig
 
@@ -383,8 +385,10 @@ def _text(message: Message) -> str:
                 parts.append(f"[called {block.name} with {json.dumps(block.input, ensure_ascii=False)}]")
             case ToolResult():
                 parts.append(f"[{'error' if block.is_error else 'result'} of the call: {block.content}]")
-            case Image():
-                parts.append(f"[an image, {block.media_type}, which cannot be shown here]")
+            case Document(source=PlainTextSource(data=text)):
+                parts.append(block.as_text(text))
+            case Image() | Document():
+                parts.append(f"[{'an image' if block.type == 'image' else 'a document'}, which cannot be shown here]")
             case Thinking():
                 pass
     return "\n".join(parts)

@@ -25,6 +25,11 @@ class Prices(BaseModel):
     cache_write: Usd | None = None
 
 
+Input = Literal["image", "document", "url"]
+"""What a message may hold besides text; `url`: images and documents that the model's vendor fetches by itself."""
+WindowTokens = Annotated[int, Field(ge=500, le=100_000_000)]
+
+
 class _Common(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,6 +43,8 @@ class _Common(BaseModel):
     """A task queue of its own for this provider's model calls; None: the common one."""
     prices: Prices | None = None
     """What every model of this provider costs; None: the vendors' public prices where they are known."""
+    context_tokens: WindowTokens | dict[str, WindowTokens] | None = None
+    """How many tokens its models take, or each by its name. None: what the vendor lists, or is known of it."""
 
 
 class AnthropicConfig(_Common):
@@ -49,6 +56,8 @@ class AnthropicConfig(_Common):
     """The name of a variable, never the key."""
     models: tuple[str, ...] = ()
     """Names that are known besides those that the vendor lists."""
+    inputs: tuple[Input, ...] = ("image", "document", "url")
+    """What its models take besides text."""
 
 
 class OpenAICompatibleConfig(_Common):
@@ -61,6 +70,8 @@ class OpenAICompatibleConfig(_Common):
     """The name of a variable, never the key; None: the server wants no key."""
     models: tuple[str, ...] = ()
     """Names that are known besides those that the server lists."""
+    inputs: tuple[Input, ...] = ("image",)
+    """What its models take besides text: nothing, where they have no eyes. Few servers take documents or fetch a `url`."""
 
 
 class CommandConfig(_Common):
@@ -95,6 +106,8 @@ class ScriptedConfig(_Common):
     """Deterministic, for demonstrations and tests: see docs/scripted-provider.md."""
 
     kind: Literal["scripted"] = "scripted"
+    inputs: tuple[Input, ...] = ("image", "document", "url")
+    """What it takes besides text, and does not look at."""
 
 
 ProviderConfig = Annotated[
@@ -106,7 +119,11 @@ def presets(anthropic_base_url: str | None = None, openai_base_url: str | None =
     """The providers that are there without configuration. Commands are not: only the operator says what may be run."""
     return {
         "anthropic": AnthropicConfig(base_url=anthropic_base_url or ANTHROPIC_BASE_URL),
-        "openai": OpenAICompatibleConfig(base_url=openai_base_url or OPENAI_BASE_URL, api_key_env="OPENAI_API_KEY"),
+        "openai": OpenAICompatibleConfig(
+            base_url=openai_base_url or OPENAI_BASE_URL,
+            api_key_env="OPENAI_API_KEY",
+            inputs=("image", "document", "url"),
+        ),
         "lmstudio": OpenAICompatibleConfig(base_url="http://localhost:1234/v1", concurrency=2),
         "ollama": OpenAICompatibleConfig(base_url="http://localhost:11434/v1", concurrency=2),
         "demo": ScriptedConfig(),

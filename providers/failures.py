@@ -6,6 +6,7 @@ vendors quote the key in theirs.
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import TypeVar
 import httpx2
 
 from domain.errors import (
+    ContextExceeded,
     ProviderAuth,
     ProviderError,
     ProviderRateLimited,
@@ -29,6 +31,10 @@ MAX_PAUSE_SECONDS = 3600.0
 """The longest pause that a vendor's word makes. Who means a day is asked every hour, who wrote nonsense costs no more."""
 _DETAIL_CHARACTERS = 500
 _NO_COUNT = 1 << 40
+CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+"""OpenAI's and llama.cpp's words for a request that is too long."""
+_TOO_LONG = re.compile(r"prompt is too long|context (length|window|size)|context_length|n_ctx|num_ctx", re.IGNORECASE)
+"""Anthropic, vLLM, LM Studio and others have no code for it: only their sentence tells it from other bad requests."""
 
 T = TypeVar("T")
 
@@ -58,7 +64,14 @@ def usable_key(key: str | None, advice: str) -> str:
 
 
 def of_status(
-    status: int, detail: str | None, *, place: str, advice: str, key: str | None, headers: Mapping[str, str]
+    status: int,
+    detail: str | None,
+    *,
+    place: str,
+    advice: str,
+    key: str | None,
+    headers: Mapping[str, str],
+    code: str | None = None,
 ) -> ProviderError:
     """What an HTTP status means for trying again. `detail` is the vendor's own sentence, `advice` names our setting."""
     said = f": {_safe(detail, key)}" if detail else "."
@@ -72,6 +85,8 @@ def of_status(
         return ProviderRateLimited(f"{place} limits the rate (HTTP 429){said}", pause)
     if status in (408, 409) or status >= 500:
         return ProviderUnavailable(f"{place} is not available (HTTP {status}){said}", pause)
+    if status == 413 or code in CONTEXT_CODES or (status == 400 and _TOO_LONG.search(detail or "")):
+        return ContextExceeded(f"{place} found the request too long (HTTP {status}){said}")
     return ProviderRejected(f"{place} rejected the request (HTTP {status}){said}")
 
 

@@ -29,6 +29,7 @@ from domain.completions import (
     Completion,
     CompletionRequest,
     Delta,
+    Document,
     Image,
     Message,
     ModelInfo,
@@ -41,6 +42,7 @@ from domain.completions import (
 )
 from domain.errors import ProviderError, ProviderRejected, ProviderUnavailable
 from domain.ids import new_id
+from domain.payload import Base64Source, PlainTextSource, UrlSource
 from domain.usage import Usage, estimate_tokens
 from providers import failures
 from providers.arguments import tool_use
@@ -64,6 +66,7 @@ _STATUS_OF_TYPE = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "insufficient_quota": 402,
+    "context_length_exceeded": 400,
 }
 _CONTEXT_MEMBERS = ("context_length", "max_model_len", "max_context_length")
 """OpenRouter's, vLLM's and LM Studio's words for a model's context; OpenAI's own list does not say."""
@@ -146,7 +149,13 @@ class OpenAICompatibleProvider:
         elif error.code and error.code.isdigit() and 400 <= int(error.code) < 600:
             status = int(error.code)  # OpenRouter's errors in mid-stream
         return failures.of_status(
-            status or 500, _said(error.body), place=self._place, advice=self._advice, key=self._key, headers=headers
+            status or 500,
+            _said(error.body),
+            place=self._place,
+            advice=self._advice,
+            key=self._key,
+            headers=headers,
+            code=next((code for code in (error.code, error.type) if code in failures.CONTEXT_CODES), None),
         )
 
     def _connect(self) -> openai.AsyncOpenAI:
@@ -292,14 +301,30 @@ def _user(message: Message) -> list[ChatCompletionMessageParam]:
     for block in message.content:
         if isinstance(block, Text) and block.text:
             parts.append({"type": "text", "text": block.text})
-        elif isinstance(block, Image):
-            parts.append({"type": "image_url", "image_url": {"url": f"data:{block.media_type};base64,{block.data}"}})
-    if any(part["type"] == "image_url" for part in parts):
+        elif isinstance(block, Image | Document) and (part := _part(block)):
+            parts.append(part)
+    if any(part["type"] != "text" for part in parts):
         out.append({"role": "user", "content": parts})
     elif parts:
         # Plain text as a string: many local servers take nothing else.
-        out.append({"role": "user", "content": "\n\n".join(b.text for b in message.content if isinstance(b, Text) and b.text)})
+        out.append({"role": "user", "content": "\n\n".join(part["text"] for part in parts if part["type"] == "text")})
     return out
+
+
+def _part(block: Image | Document) -> ChatCompletionContentPartParam | None:
+    """None for what this API has no words for; `providers.inputs` has refused that before."""
+    match block:
+        case Document(source=PlainTextSource(data=text)):
+            return {"type": "text", "text": block.as_text(text)}
+        case Document(source=Base64Source(media_type=media_type, data=data)):
+            file = {"filename": block.title or "document.pdf", "file_data": f"data:{media_type};base64,{data}"}
+            return cast(ChatCompletionContentPartParam, {"type": "file", "file": file})
+        case Image(source=Base64Source(media_type=media_type, data=data)):
+            return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
+        case Image(source=UrlSource(url=url)):
+            return {"type": "image_url", "image_url": {"url": url}}
+        case _:
+            return None
 
 
 def _tool(spec: ToolSpec) -> ChatCompletionFunctionToolParam:

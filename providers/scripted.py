@@ -7,6 +7,8 @@ worker says the same again. The script language is described in docs/scripted-pr
 import asyncio
 import hashlib
 import json
+import re
+from base64 import b64decode
 from collections.abc import AsyncGenerator, Iterable
 from functools import lru_cache
 from importlib.resources import files
@@ -17,12 +19,14 @@ import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from domain import titles
+from domain.compaction import SUMMARY_SYSTEM
 from domain.completions import (
     AnswerBlock,
     Block,
     Completion,
     CompletionRequest,
     Delta,
+    Document,
     Image,
     Message,
     ModelInfo,
@@ -31,6 +35,7 @@ from domain.completions import (
     Thinking,
     ToolResult,
     ToolUse,
+    tokens_of,
 )
 from domain.errors import (
     ProviderAuth,
@@ -41,7 +46,9 @@ from domain.errors import (
     ProviderTruncated,
     ProviderUnavailable,
 )
+from domain.payload import Base64Source, PlainTextSource, UrlSource
 from domain.strict import Strict
+from domain.transcript import ASKED_NOTE
 from domain.usage import Usage, estimate_tokens
 from providers.config import ScriptedConfig
 from providers.failures import MAX_PAUSE_SECONDS
@@ -169,15 +176,19 @@ class ScriptedProvider:
         return None
 
     def _step(self, request: CompletionRequest) -> Step:
+        if request.system == SUMMARY_SYSTEM:
+            text = request.messages[-1].content[0]
+            return Step(text=f"A scripted summary of {len(text.text) if isinstance(text, Text) else 0:,} characters.")
         for at, message in reversed(list(enumerate(request.messages))):
             source = next((t for t in reversed(_texts(message)) if _is_script(t)), None)
             if source is not None:
-                return _nth(_parse(source).script, sum(m.role == "assistant" for m in request.messages[at:]))
+                answered = sum(m.role == "assistant" for m in request.messages[at:])
+                return _nth(_parse(source).script, answered + _not_shown(message))
         match request.model:
             case "demo":
                 return self._demo(request)
             case "echo":
-                text = next((" ".join(t) for m in reversed(request.messages) if (t := _texts(m))), "(no text)")
+                text = next((" ".join(t) for m in reversed(request.messages) if (t := _seen(m))), "(no text)")
                 # At most some 200 pieces, so that echoing a book takes two seconds and not minutes.
                 return Step(text=text, delay_ms=10, chunk_chars=max(12, len(text) // 200))
             case "script":
@@ -267,6 +278,33 @@ def _texts(message: Message) -> list[str]:
     return [b.text for b in message.content if isinstance(b, Text)] if message.role == "user" else []
 
 
+def _seen(message: Message) -> list[str]:
+    """The same with its images and documents."""
+    if message.role != "user":
+        return []
+    return [b.text if isinstance(b, Text) else _described(b) for b in message.content if isinstance(b, Text | Image | Document)]
+
+
+def _described(block: Image | Document) -> str:
+    match block:
+        case Document(source=PlainTextSource(data=text)):
+            return block.as_text(text)
+        case Image(source=Base64Source(media_type=kind, data=data)) | Document(source=Base64Source(media_type=kind, data=data)):
+            return f"[{block.type}, {kind}, {len(b64decode(data)):,} bytes]"
+        case Image(source=UrlSource(url=url)) | Document(source=UrlSource(url=url)):
+            return f"[{block.type} at {url}]"
+        case _:
+            return f"[{block.type}]"
+
+
+_ANSWERED = re.compile(re.escape(ASKED_NOTE).replace(r"\{\}", r"(\d+)"))
+
+
+def _not_shown(message: Message) -> int:
+    """How many answers to this message a compaction has taken away."""
+    return sum(int(found[1]) for text in _texts(message) if (found := _ANSWERED.fullmatch(text)))
+
+
 def _is_whole(message: Message, ends: tuple[str, ...]) -> bool:
     """Whether nothing stopped the demo in this answer: it calls a tool or ends as one of the story's texts does."""
     if message.role == "user" or any(isinstance(b, ToolUse) for b in message.content):
@@ -316,7 +354,8 @@ def _tool_use_id(request: CompletionRequest, number: int) -> str:
 def _usage(step: Step, content: tuple[AnswerBlock, ...], request: CompletionRequest) -> Usage:
     said = step.usage or StepUsage()
     asked = _flat(b for m in request.messages for b in m.content)
-    count_in = estimate_tokens((request.system or "") + "".join(t.model_dump_json() for t in request.tools) + asked)
+    seen = sum(tokens_of(b) for m in request.messages for b in m.content if isinstance(b, Image | Document))
+    count_in = estimate_tokens((request.system or "") + "".join(t.model_dump_json() for t in request.tools) + asked) + seen
     count_out = estimate_tokens(_flat(content))
     return Usage(
         input_tokens=count_in if said.input_tokens is None else said.input_tokens,
@@ -336,6 +375,6 @@ def _flat(blocks: Iterable[Block]) -> str:
                 parts.append(block.name + json.dumps(block.input))
             case ToolResult():
                 parts.append(block.content)
-            case Image():
-                parts.append(block.media_type)
+            case Image() | Document():
+                pass  # counted as what they are
     return "".join(parts)

@@ -148,10 +148,16 @@ class LogCopy:
             if isinstance(said, AgentArtifact) and artifacts:
                 published.append(_artifact(said, self._session.id, run_id or "", event.created_at))
             if isinstance(said, UserMessage | AgentMessage):
-                envelope = {"id": id, "seq": seq, "session_id": self._session.id, "run_id": run_id, "thread_id": thread_id}
                 said_here.append(
-                    Event.model_construct(
-                        **envelope, created_at=event.created_at, processed_at=event.processed_at, payload=said
+                    Event(
+                        id=id,
+                        seq=seq,
+                        session_id=self._session.id,
+                        run_id=run_id,
+                        thread_id=thread_id,
+                        created_at=event.created_at,
+                        processed_at=event.processed_at,
+                        payload=said,
                     )
                 )
             rows.append(

@@ -8,7 +8,7 @@ from sqlmodel import col
 from domain.errors import NotFound
 from storage.database import Connection
 from storage.rows import Page, add, fetch, fetch_one, page
-from storage.tables import ArtifactRow, FileRow
+from storage.tables import ArtifactRow, FileRow, SessionRow
 
 
 class Files:
@@ -48,6 +48,13 @@ class Files:
         """Raises NotFound."""
         await self.get(file_id)
         await self._connection.execute(delete(FileRow).where(col(FileRow.id) == file_id))
+
+
+async def in_session(connection: Connection, session_id: str, file_ids: Sequence[str]) -> list[FileRow]:
+    """Those of the files that are of the session's workspace."""
+    workspace = select(col(SessionRow.workspace_id)).where(col(SessionRow.id) == session_id).scalar_subquery()
+    mine = (col(FileRow.id).in_(file_ids), col(FileRow.workspace_id) == workspace)
+    return await fetch(connection, FileRow, select(FileRow).where(*mine))
 
 
 async def stored_ids(connection: Connection, ids: Sequence[str]) -> set[str]:

@@ -28,14 +28,14 @@ from domain.events import (
     payloads,
 )
 from domain.ids import new_id
-from domain.payload import TextContent
+from domain.payload import UserContent
 from storage.artifacts import record_artifacts
 from storage.changes import OF_PRIMARY, Changes, Shape, updating
 from storage.database import Connection
 from storage.projections import project
 from storage.rows import first_of_each
 from storage.runs import unfinished
-from storage.search_index import index_messages
+from storage.search_index import index_messages, reindex
 from storage.tables import EventRow, RunRow, SessionRow
 
 COLUMNS: tuple[Any, ...] = (
@@ -308,7 +308,7 @@ async def written(connection: Connection, session_id: str, key: str) -> list[Eve
     return [as_event(row) for row in rows]
 
 
-async def reword(connection: Connection, session_id: str, event_id: str, content: Sequence[TextContent]) -> datetime:
+async def reword(connection: Connection, session_id: str, event_id: str, content: Sequence[UserContent]) -> datetime:
     """Change what a message says that no model call has read: when it was sent. The caller appends an event that says so.
 
     Raises NotFound.
@@ -316,6 +316,7 @@ async def reword(connection: Connection, session_id: str, event_id: str, content
     event = await read_one(connection, session_id, event_id)
     changed = event.payload.model_copy(update={"content": tuple(content)})
     await connection.execute(update(EventRow).where(col(EventRow.id) == event_id).values(payload=changed))
+    await reindex(connection, event.model_copy(update={"payload": changed}))
     return event.created_at
 
 

@@ -53,7 +53,7 @@ def project(payload: events.EventPayload, moment: datetime, on_run: Changes, on_
         case events.ModelRequestEnd(model_usage=usage, is_error=is_error) if not is_error or usage.output_tokens:
             _add_usage(on_run, usage, payload.cost)
             _add_usage(on_session, usage, payload.cost)
-            on_run.plus("step_count", 1)
+            on_run.plus("step_count", int(payload.purpose is None))
         case TitleSuggested(model_usage=usage, cost=cost):
             _add_usage(on_session, usage, cost)
         case events.RunCompleted(stop_reason=reason):

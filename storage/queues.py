@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, s
 from sqlmodel import col
 
 from domain.events import UserMessage, payloads
-from domain.payload import TextContent
+from domain.payload import UserContent
 from storage.database import Connection
 from storage.rows import fetch, fetch_one
 from storage.tables import EventRow, RunRow, SessionRow
@@ -27,7 +27,7 @@ class Waiting:
     """A turn that waits, and the message that it answers."""
 
     run: RunRow
-    content: tuple[TextContent, ...]
+    content: tuple[UserContent, ...]
 
 
 class Queues:
@@ -57,7 +57,7 @@ class Queues:
         statement = select(col(EventRow.id), col(EventRow.payload)).where(col(EventRow.id).in_(inputs))
         said = {row.id: payloads.validate_python(row.payload) for row in await self._connection.execute(statement)}
 
-        def content(row: RunRow) -> tuple[TextContent, ...]:
+        def content(row: RunRow) -> tuple[UserContent, ...]:
             payload = said.get(row.input_event_id or "")
             return payload.content if isinstance(payload, UserMessage) else ()
 

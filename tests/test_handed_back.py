@@ -67,7 +67,7 @@ def test_waiting_for_a_slot_uses_up_no_attempt(service: ServiceThread, tmp_path:
         agent = workspace.agent(model="narrow:script")["id"]
         first = workspace.start({"text": "word " * 400, "delay_ms": 50}, agent=agent)
         first.until(lambda row: row["status"] == "running")
-        monkeypatch.setattr("activities.model.SLOT_SECONDS", 0.2)
+        monkeypatch.setattr("activities.streaming.SLOT_SECONDS", 0.2)
         monkeypatch.setattr("workflows.options.MODEL_ATTEMPTS", 2)
         monkeypatch.setattr("workflows.options.MODEL_HANDED_BACK", 2)
         second = workspace.start({"text": "at last"}, agent=agent)

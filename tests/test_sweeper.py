@@ -20,6 +20,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.sweep import SweepActivities
 from activities.tidy import Tidy
 from api.services.answers import AnswerService
+from api.services.contents import ContentService
 from api.services.runs import NewRun, RunService
 from api.transaction import Unit
 from domain.clock import now
@@ -45,7 +46,8 @@ def crashed(service: ServiceThread, run_id: str, command: Callable[[RunService, 
         async with service.parts.database.read() as connection:
             workspace_id = (await Runs(connection).get(run_id)).workspace_id
         client = RunClient(await Client.connect(service.temporal_address))
-        runs = RunService(client, service.parts.live, service.parts.routes)
+        contents = ContentService(service.parts.files, service.parts.providers)
+        runs = RunService(client, service.parts.live, service.parts.routes, contents)
         async with service.parts.database.write() as transaction:
             caller = Principal(workspace_id=workspace_id, key_id="", scopes=frozenset(SCOPES))
             return await command(runs, Unit(transaction.connection, caller, transaction))

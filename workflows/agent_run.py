@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
-from temporalio.exceptions import CancelledError as ActivityCancelled
-from temporalio.exceptions import TimeoutError as ActivityTimedOut
 
 from activities.model import ModelActivities
 from activities.records import RecordActivities
@@ -16,12 +14,14 @@ from domain.commands import (
     AnswerInput,
     ApproveSignal,
     CancelSignal,
+    CompactInput,
     CompleteInput,
     CompleteResult,
     FinishInput,
     InputSignal,
     PauseInput,
     PauseSignal,
+    Progress,
     ResumeInput,
     RunResult,
     RunStart,
@@ -32,6 +32,7 @@ from domain.commands import (
 from domain.runs import StopType
 from domain.usage import NANO
 from workflows import attributes, endings, options
+from workflows.in_flight import InFlight
 from workflows.subagents import Subagents
 from workflows.tool_calls import ToolCalls
 
@@ -43,8 +44,8 @@ class AgentRun:
     @workflow.init
     def __init__(self, start: RunStart) -> None:
         self._start = start
-        self._progress = start.progress
-        self._allowance = start.allowance
+        self._progress: Progress = start.progress
+        self._allowance: Progress = start.allowance
         self._pause: PauseSignal | None = start.pause
         self._cancelled = False
         self._cancel_reason: str | None = None
@@ -59,12 +60,9 @@ class AgentRun:
         self._inputs_seen: set[str] = set()
         self._status = "running"
         self._doing = "starting"
-        self._in_flight: list[workflow.ActivityHandle[Any]] = []
-        self._calling_model = False
-        self._stopping = False
-        """The call in flight was told to stop."""
-        self._left_open = False
-        """It was stopped, and nobody answered: its worker died."""
+        self._call = InFlight(lambda: self._tools.in_flight)
+        self._compacted = 0
+        """How often the model's context was, since the last call."""
 
     @workflow.run
     async def run(self, start: RunStart) -> RunResult:
@@ -74,7 +72,7 @@ class AgentRun:
             return await asyncio.shield(living)
         except asyncio.CancelledError:
             self._cancelled = True
-            self._stop_in_flight()
+            self._call.stop()
             result = await living
             if result.status == "cancelled":
                 raise
@@ -84,8 +82,8 @@ class AgentRun:
     def pause(self, signal: PauseSignal | None = None) -> None:
         """Stop at the next step boundary; mode `now` interrupts the model call in flight."""
         self._pause = signal or PauseSignal()
-        if self._pause.mode == "now" and self._calling_model:
-            self._stop_in_flight()
+        if self._pause.mode == "now" and self._call.calling_model:
+            self._call.stop()
 
     @workflow.signal
     def resume(self) -> None:
@@ -96,7 +94,7 @@ class AgentRun:
         """The same as Temporal's own cancel, with a reason."""
         self._cancelled = True
         self._cancel_reason = signal.reason if signal else None
-        self._stop_in_flight()
+        self._call.stop()
 
     @workflow.signal
     def input(self, signal: InputSignal) -> None:
@@ -151,13 +149,17 @@ class AgentRun:
                 return stopped
             try:
                 step = await self._call_model()
+                if step.compact is not None:
+                    step = await self._compact(step.compact)
             except ActivityError as error:
                 if self._cancelled and workflow.patched("2026-11-21-cancelled-and-failed"):
                     continue
-                return endings.failure(self._start, error, reason=self._cancel_reason, lost=self._left_open)
+                return endings.failure(self._start, error, reason=self._cancel_reason, lost=self._call.left_open)
             if step.handed_back is not None:
                 if step.handed_back.handed_back >= options.MODEL_HANDED_BACK:
-                    return endings.handed_back(self._start, step.handed_back, reason=self._cancel_reason, lost=self._left_open)
+                    return endings.handed_back(
+                        self._start, step.handed_back, reason=self._cancel_reason, lost=self._call.left_open
+                    )
             elif step.stop == "interrupted":
                 await self._why_interrupted()
             elif step.stop == "tool_use":
@@ -207,11 +209,15 @@ class AgentRun:
         await workflow.execute_activity_method(
             RecordActivities.pause,
             PauseInput(
-                run_id=self._start.run_id, session_id=self._start.session_id, key=key, limit=limit, lost=self._left_open
+                run_id=self._start.run_id,
+                session_id=self._start.session_id,
+                key=key,
+                limit=limit,
+                lost=self._call.left_open,
             ),
             **options.record("pause"),
         )
-        self._left_open = False
+        self._call.left_open = False
         await workflow.wait_condition(lambda: self._pause is None or self._cancelled or self._expired)
         self._resumed = True
         self._show("running", "resuming")
@@ -236,39 +242,42 @@ class AgentRun:
                 resumed=resumed,
                 max_output_tokens=left,
                 before=before,
-                lost=self._left_open,
+                lost=self._call.left_open,
+                compacted=self._compacted,
             ),
             **options.model_call(
                 self._start.model_queue, self._start.model_timeout_seconds, step, 0 if before is None else before.failed
             ),
         )
-        self._resumed = self._left_open = False
-        self._in_flight, self._calling_model, self._stopping = [call], True, False
-        try:
-            result = await call
-        except ActivityError as error:
-            if isinstance(error.cause, ActivityCancelled):
-                return INTERRUPTED
-            if self._stopping and isinstance(error.cause, ActivityTimedOut) and workflow.patched("2026-11-21-stopped-and-lost"):
-                # Its worker died with the call, and Temporal does not try again what it was told to cancel.
-                self._left_open = True
-                return INTERRUPTED
-            raise
-        finally:
-            self._in_flight, self._calling_model = [], False
+        self._resumed = False
+        result = await self._call.ended(call)
+        if result is None:
+            return INTERRUPTED
+        if result.compact is not None:
+            return result
         if result.handed_back is not None:
             self._resumed = resumed  # it may not have come to writing that
             self._progress = self._progress.model_copy(update={"tries": result.handed_back})
             return result
-        self._progress = self._progress.model_copy(
-            update={
-                "steps": step,
-                "output_tokens": self._progress.output_tokens + result.output_tokens,
-                "cost_nano_usd": self._progress.cost_nano_usd + result.cost_nano_usd,
-            }
-        )
+        self._progress = self._progress.plus(result.output_tokens, result.cost_nano_usd).model_copy(update={"steps": step})
+        self._compacted = 0
         await self._subagents.report(self._progress)
         return result
+
+    async def _compact(self, why: Literal["near", "over"]) -> CompleteResult:
+        """Room in the model's context, before the call is made again."""
+        self._tell("compacting the context")
+        provider = self._start.model.partition(":")[0]
+        call = CompactInput(
+            run_id=self._start.run_id, session_id=self._start.session_id, call=self._call_key(), provider=provider, why=why
+        )
+        result = await self._call.compacted(self._start, call)
+        if result is None or result.interrupted:
+            return INTERRUPTED
+        self._compacted += 1
+        self._progress = self._progress.plus(result.output_tokens, result.cost_nano_usd)
+        await self._subagents.report(self._progress)
+        return CompleteResult(stop="continue")
 
     async def _why_interrupted(self) -> None:
         # The stop flag of the live bus can be faster than the signal that says what it is for.
@@ -362,22 +371,15 @@ class AgentRun:
         async def expire() -> None:
             await asyncio.sleep(left)
             self._expired = True
-            self._stop_in_flight()
+            self._call.stop()
 
         return asyncio.create_task(expire())
 
     def _stopped(self) -> bool:
         return self._cancelled or self._expired
 
-    def _stop_in_flight(self) -> None:
-        self._stopping = True
-        for handle in (*self._in_flight, *self._tools.in_flight):
-            # In the next turn of the loop: cancelled in the one in which its result came in, an activity loses the result and
-            # raises a bare CancelledError, which would end the workflow without settling the run.
-            asyncio.get_running_loop().call_soon(handle.cancel)
-
     def _outcome(self, status: Any, stop: Any) -> FinishInput:
-        return endings.outcome(self._start, status, stop, reason=self._cancel_reason, lost=self._left_open)
+        return endings.outcome(self._start, status, stop, reason=self._cancel_reason, lost=self._call.left_open)
 
     def _call_key(self) -> str:
         return f"{self._start.run_id}.{self._start.attempt}/{self._progress.calls}"

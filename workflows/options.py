@@ -47,6 +47,12 @@ def model_call(queue: str | None, timeout_seconds: int, step: int, failed: int =
     }
 
 
+def compaction(queue: str | None, timeout_seconds: int) -> ActivityOptions:
+    """Asking for a summary is given up by the activity itself; lost workers and hand-backs count here."""
+    retry = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10), maximum_attempts=6)
+    return {**model_call(queue, timeout_seconds, 0), "retry_policy": retry, "summary": "compact"}
+
+
 def tool_call(name: str, timeout_seconds: float) -> ActivityOptions:
     """The tool's own time limit is kept inside the activity; here only a lost worker or database is repaired."""
     return {

@@ -13,7 +13,7 @@ from api.services.rosters import pinned
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Agent
-from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, Limits, ModelConfig
+from domain.agents import AgentConfig, AgentTool, ApprovalPolicy, ContextPolicy, Limits, ModelConfig
 from domain.mcp import McpServer
 from domain.multiagent import Multiagent
 from storage.agents import Agents
@@ -46,6 +46,7 @@ class AgentUpdate(BaseModel):
     tools: tuple[str | AgentTool, ...] | None = None
     limits: Limits | None = None
     approvals: ApprovalPolicy | None = None
+    context: ContextPolicy | None = None
     metadata: dict[str, str | None] | None = None
     mcp_servers: Annotated[tuple[McpServer, ...], Field(max_length=20)] | None = None
     skills: tuple[()] | None = None
@@ -164,8 +165,8 @@ def _merged(config: AgentConfig, body: AgentUpdate) -> AgentConfig:
         raise RequestValidationError(faults, body=merged) from error
 
 
-_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits", "approvals", "multiagent"}
+_REPLACED = {"name", "description", "model", "system", "tools", "mcp_servers", "limits", "approvals", "context", "multiagent"}
 _CLEARED: dict[str, Any] = {
-    **dict.fromkeys(("description", "system", "approvals", "multiagent")),
+    **dict.fromkeys(("description", "system", "approvals", "context", "multiagent")),
     **dict.fromkeys(("tools", "mcp_servers"), ()),
 }

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
-from api.content import Content, TextBlock, content_of
+from api.content import Blocks, Content, TextBlock, content_of, message_of
 from api.errors import PROBLEMS, QUEUE_FULL
 from api.frames import for_sdk, sdk_types
 from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
@@ -24,6 +24,7 @@ from domain.events import (
     AgentThinking,
     AgentToolResult,
     AgentToolUse,
+    ContextCompacted,
     Event,
     UserCustomToolResult,
     UserMessage,
@@ -45,7 +46,7 @@ class UserMessageEvent(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["user.message"]
-    content: Annotated[list[TextBlock], Field(min_length=1, max_length=100)]
+    content: Blocks
     client_event_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
@@ -122,16 +123,22 @@ async def send_events(
 ) -> EventsAccepted:
     """Append events, in order. A message becomes a turn; a confirmation, a result or an answer goes to the run that waits."""
     redirected = [False, *(isinstance(event, InterruptEvent) for event in body.events)]
-    sent = zip(body.events, redirected, strict=False)
-    return EventsAccepted(data=[(await _send(session_id, event, unit, service, redirects)).wire() for event, redirects in sent])
+    sent: list[dict[str, Any]] = []
+    for at, (event, redirects) in enumerate(zip(body.events, redirected, strict=False)):
+        sent.append((await _send(session_id, event, f"/events/{at}", unit, service, redirects)).wire())
+    return EventsAccepted(data=sent)
 
 
-async def _send(session_id: str, event: PostedEvent, unit: UnitOfWork, service: TheService, redirects: bool) -> Event:
+async def _send(session_id: str, event: PostedEvent, at: str, unit: UnitOfWork, service: TheService, redirects: bool) -> Event:
     answers = service.answers
     match event:
         case UserMessageEvent():
-            on_busy = "interrupt" if redirects else None
-            new = NewRun(content_of(event.content), on_busy=on_busy, client_event_id=event.client_event_id)
+            new = NewRun(
+                message_of(event.content),
+                on_busy="interrupt" if redirects else None,
+                client_event_id=event.client_event_id,
+                content_at=f"{at}/content",
+            )
             stored, _ = await service.runs.submit(unit, session_id, new)
             return stored
         case InterruptEvent():
@@ -193,10 +200,10 @@ async def list_events(
 async def list_items(
     session_id: str, caller: SessionsRead, unit: UnitOfWork, limit: EventLimit = 100, page: Cursor = None
 ) -> List[dict[str, Any]]:
-    """The primary thread's transcript folded for reading: messages, reasoning, and tool uses with their results, in order."""
+    """The primary thread's transcript folded for reading: messages, reasoning, tool uses with results, compactions."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     after = 0 if page is None else seq_of(page)
-    types = ("user.message", "agent.message", "agent.thinking", *USES)
+    types = ("user.message", "agent.message", "agent.thinking", "agent.thread_context_compacted", *USES)
     events = await read(unit.connection, session_id, after=after, types=types, primary=(), limit=limit + 1)
     shown = events[:limit]
     results = await _results(unit, session_id, shown)
@@ -232,6 +239,8 @@ def _item(event: Event, results: dict[str, Result]) -> dict[str, Any]:
         case AgentMessage(content=content, interrupted=interrupted):
             item |= {"type": "message", "role": "agent", "content": [c.model_dump() for c in content]}
             item["interrupted"] = interrupted
+        case ContextCompacted(summary=summary):
+            item |= {"type": "compaction", "summary": summary}
         case AgentThinking(text=text):
             item |= {"type": "thinking", "text": text}
         case AgentToolUse(name=name, input=arguments) | AgentCustomToolUse(name=name, input=arguments):

@@ -6,14 +6,14 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
-from api.content import Content, content_of
+from api.content import MessageContent, message_of
 from api.errors import PROBLEMS
 from api.pages import List, listed
 from api.routes.sessions import session_of
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from api.wire import Session, Time
-from domain.payload import TextContent
+from domain.payload import UserContent
 from storage.queues import Queues, Waiting
 from storage.sessions import Sessions
 
@@ -28,7 +28,7 @@ class QueueItem(BaseModel):
     run_id: str
     position: int
     """1 is next."""
-    content: list[TextContent]
+    content: list[UserContent]
     created_at: Time
 
     @classmethod
@@ -48,7 +48,7 @@ class QueueItemUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    content: Content | None = None
+    content: MessageContent | None = None
     position: Annotated[int, Field(ge=1, le=2_000_000_000, strict=True)] | None = None
     """1 is next; beyond the end is the end."""
 
@@ -83,7 +83,7 @@ async def edit_queued(
     session_id: str, event_id: str, body: QueueItemUpdate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
 ) -> QueueItem:
     """Change what a message says or its place, until its turn starts: then 409 `already_started`."""
-    content = None if body.content is None else content_of(body.content)
+    content = None if body.content is None else message_of(body.content)
     place, found = await service.sessions.edit(unit, session_id, event_id, content, body.position)
     return QueueItem.of(found, place)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import RunsRead, RunsWrite
-from api.content import Content, content_of
+from api.content import MessageContent, message_of
 from api.errors import PROBLEMS, QUEUE_FULL
 from api.pages import CreatedAt, Cursor, EventLimit, Limit, List, Order, listed, seq_cursor, seq_of
 from api.routes.sessions import AgentChoice, Resources, choose_agent, mounted_files
@@ -34,7 +34,7 @@ class RunCreate(BaseModel):
 
     agent: AgentChoice | None = None
     """Required without `session_id`; a session keeps the agent it began with."""
-    input: Content
+    input: MessageContent
     session_id: str | None = None
     limits: Limits | None = None
     metadata: Metadata = {}
@@ -57,7 +57,7 @@ class Stop(BaseModel):
 class Input(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    content: Content
+    content: MessageContent
 
 
 @router.post("", status_code=201, responses=QUEUE_FULL)
@@ -65,7 +65,8 @@ async def start_run(body: RunCreate, caller: RunsWrite, unit: UnitOfWork, servic
     """Start a run and return at once; follow it at `Content-Location`."""
     session_id = await _session_for(body, unit, service)
     new = NewRun(
-        content_of(body.input),
+        message_of(body.input),
+        content_at="/input",
         kind="turn" if body.session_id else "task",
         limits=body.limits,
         metadata=body.metadata,
@@ -173,7 +174,7 @@ async def retry_run(run_id: str, caller: RunsWrite, unit: UnitOfWork, service: T
 @router.post("/{run_id}/input", status_code=202)
 async def send_input(run_id: str, body: Input, caller: RunsWrite, unit: UnitOfWork, service: TheService) -> Run:
     """Answer the question that the run waits with; else a message that its next model call reads."""
-    content = content_of(body.content)
+    content = message_of(body.content)
     if await service.answers.answer_first(unit, run_id, content):
         return run_of(await Runs(unit.connection).get(run_id), service.temporal_ui)
     return run_of(await service.runs.input(unit, run_id, content), service.temporal_ui)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from api.auth import SessionsRead, SessionsWrite
-from api.content import Content, content_of
+from api.content import MessageContent, message_of
 from api.errors import PROBLEMS, QUEUE_FULL
 from api.pages import CreatedAt, Cursor, Limit, List, Order, listed
 from api.services.rosters import pinned
@@ -147,7 +147,7 @@ class SessionUpdate(BaseModel):
 class MessageCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    content: Content
+    content: MessageContent
     on_busy: OnBusy | None = None
     """What it does while a turn runs; the session's own if left out."""
     client_event_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
@@ -300,7 +300,7 @@ async def send_message(
     session_id: str, body: MessageCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService, response: Response
 ) -> MessageAccepted:
     """Send a message; answers at once with the run that will handle it. While a turn runs, `on_busy` decides which."""
-    new = NewRun(content_of(body.content), on_busy=body.on_busy, client_event_id=body.client_event_id)
+    new = NewRun(message_of(body.content), on_busy=body.on_busy, client_event_id=body.client_event_id)
     event, row = await service.runs.submit(unit, session_id, new)
     response.headers["Location"] = f"/v1/runs/{row.id}"
     response.headers["Content-Location"] = f"/v1/runs/{row.id}/events/stream"

@@ -1,11 +1,12 @@
 """Where people, and the world outside, answer what a run waits for: row and event first, then the signal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
+from api.content import Given
 from api.transaction import Unit
 from domain.approvals import Approval, ApprovalStatus, Decision
 from domain.clock import now
@@ -74,12 +75,16 @@ class AnswerService:
         _check_fit(content, wait.answer_schema)
         return await self._answer(unit, wait, run, Draft(UserAnswer(tool_use_id=tool_use_id, content=content)))
 
-    async def answer_first(self, unit: Unit, run_id: str, content: Content) -> bool:
+    async def answer_first(self, unit: Unit, run_id: str, content: Sequence[Given]) -> bool:
         """Answer the question that the run has asked first, if there is one. Raises as `answer` does."""
         run = await Runs(unit.connection).get(run_id, unit.caller.workspace_id, lock=True)
         wait = await Waits(unit.connection).first_question(run_id)
         if wait is not None:
-            await self.answer(unit, run.session_id, wait.tool_use_id, content)
+            texts = tuple(block for block in content if isinstance(block, TextContent))
+            if len(texts) < len(content):
+                fault = Pointer(pointer="/content", detail="The run waits for an answer, which is text.")
+                raise Invalid(fault.detail, fault)
+            await self.answer(unit, run.session_id, wait.tool_use_id, texts)
         return wait is not None
 
     async def publish(self, unit: Unit, event_type: str, data: Mapping[str, JsonValue]) -> tuple[str, int]:

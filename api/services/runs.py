@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from api.content import Given
+from api.services.contents import ContentService
 from api.transaction import Unit
 from api.wire import run_of
 from domain.agents import Limits
@@ -14,10 +16,10 @@ from domain.events import (
     RunCancelled,
     RunQueued,
     RunTerminated,
-    TextContent,
     UserMessage,
 )
 from domain.ids import new_id
+from domain.payload import UserContent
 from domain.queue_events import QueueUpdated, SessionSteer
 from domain.runs import RunStatus
 from domain.sessions import OnBusy
@@ -35,13 +37,12 @@ from storage.starts import Route, run_start
 from storage.tables import RunRow, SessionRow
 from workflows.client import RunClient
 
-Content = tuple[TextContent, ...]
 INTERRUPTED = "A message has interrupted it."
 
 
 @dataclass(frozen=True)
 class NewRun:
-    content: Content
+    content: Sequence[Given]
     kind: Literal["turn", "task"] = "turn"
     limits: Limits | None = None
     """None: the agent's own."""
@@ -51,12 +52,22 @@ class NewRun:
     own_run: bool = False
     """Never steered into another."""
     client_event_id: str | None = None
+    content_at: str = "/content"
+    """Where in the request's body the content is."""
 
 
 class RunService:
     """Every command commits first and is delivered to Temporal afterwards; see `api.transaction`."""
 
-    def __init__(self, client: RunClient, live: LiveBus, routes: Mapping[str, Route], temporal_ui: str | None = None) -> None:
+    def __init__(
+        self,
+        client: RunClient,
+        live: LiveBus,
+        routes: Mapping[str, Route],
+        contents: ContentService,
+        temporal_ui: str | None = None,
+    ) -> None:
+        self._contents = contents
         self._client = client
         self._temporal_ui = temporal_ui
         self._live = live
@@ -65,7 +76,7 @@ class RunService:
     async def submit(self, unit: Unit, session_id: str, new: NewRun) -> tuple[Event, RunRow]:
         """Append a message and the run that will handle it: at once when the session is idle, else as `on_busy` says.
 
-        Raises NotFound, Archived, SessionBusy, QueueFull.
+        Raises NotFound, Archived, SessionBusy, QueueFull, Invalid.
         """
         session = await Sessions(unit.connection, unit.caller.workspace_id).get(session_id, lock=True)
         runs = Runs(unit.connection)
@@ -75,13 +86,15 @@ class RunService:
         if session.archived_at is not None:
             raise Archived(f"Session {session.id} is archived and takes no messages.")
         active = None if session.active_run_id is None else next(iter(await runs.not_over([session.active_run_id])), None)
-        message = UserMessage(content=new.content, client_event_id=new.client_event_id)
+        on_busy = new.on_busy or session.on_busy
+        if active is not None and on_busy == "reject":
+            raise SessionBusy(f"Run {active.id} is still running in this session.", run_of(active, self._temporal_ui))
+        content = await self.content(unit, session, new.content, new.content_at)
+        message = UserMessage(content=content, client_event_id=new.client_event_id)
         ahead = 0
-        match active, new.on_busy or session.on_busy:
+        match active, on_busy:
             case None, _:
                 pass
-            case run, "reject":
-                raise SessionBusy(f"Run {run.id} is still running in this session.", run_of(run, self._temporal_ui))
             case run, "steer" if not new.own_run and _may_be_steered(run):
                 return await self._steer(unit, session, run, message, key), run
             case _, "steer" if not new.own_run:
@@ -117,6 +130,10 @@ class RunService:
         """Of a run that is its session's active one since this transaction."""
         start = run_start(row, self._routes)
         unit.deliveries.append(lambda: self._client.start(start))
+
+    async def content(self, unit: Unit, session: SessionRow, given: Sequence[Given], at: str) -> tuple[UserContent, ...]:
+        """A message's content as it is kept, if the session's model takes it. Raises Invalid."""
+        return await self._contents.take(unit, (session.agent_id, session.agent_version), tuple(given), at)
 
     async def pause(self, unit: Unit, run_id: str, mode: Literal["step", "now"]) -> RunRow:
         row = await self._live_run(unit, run_id)
@@ -206,9 +223,10 @@ class RunService:
         await self._activate(unit, row)
         return row
 
-    async def input(self, unit: Unit, run_id: str, content: Content) -> RunRow:
-        """Add a message that the run's next model call reads."""
+    async def input(self, unit: Unit, run_id: str, given: Sequence[Given]) -> RunRow:
+        """Add a message that the run's next model call reads. Raises Invalid."""
         row = await self._live_run(unit, run_id)
+        content = await self._contents.take(unit, (row.agent_id, row.agent_version), given, "/content")
         await unit.journal.append(row.session_id, run_id, [Draft(UserMessage(content=content), queued=True)])
         return await Runs(unit.connection).get(run_id)
 

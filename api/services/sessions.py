@@ -1,8 +1,10 @@
 """What is done to a session as a whole: its queue edited, its turn interrupted, all of it paused."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from api.services.runs import Content, RunService
+from api.content import Given
+from api.services.runs import RunService
 from api.transaction import Unit
 from domain.clock import wire
 from domain.errors import AlreadyStarted, NotFound
@@ -58,11 +60,12 @@ class SessionService:
         return event
 
     async def edit(
-        self, unit: Unit, session_id: str, event_id: str, content: Content | None, place: int | None
+        self, unit: Unit, session_id: str, event_id: str, given: Sequence[Given] | None, place: int | None
     ) -> tuple[int, Waiting]:
         """Change what a waiting message says, or its place: where it is now. Raises NotFound, AlreadyStarted."""
         session, row = await self._waiting(unit, session_id, event_id)
         queues = Queues(unit.connection)
+        content = None if given is None else await self._runs.content(unit, session, given, "/content")
         if content is not None:
             sent_at = await reword(unit.connection, session_id, event_id, content)
             last = session.last_message

@@ -97,12 +97,19 @@ class FaultyServer:
     models: set[str] = field(default_factory=set[str])
     """Those that were called, and the paths of requests for none. `left`: those whose caller hung up in mid-answer."""
     left: set[str] = field(default_factory=set[str])
+    _refused: dict[str, tuple[int, str, str]] = field(default_factory=dict[str, tuple[int, str, str]])
     _played: dict[str, Sequence[Frame]] = field(default_factory=dict[str, Sequence[Frame]])
 
     def play(self, *frames: Frame) -> str:
         """Answer with exactly these frames; returns the base path to call."""
         name = f"played-{len(self._played)}"
         self._played[name] = frames
+        return f"{self.url}/{name}"
+
+    def refuse(self, status: int, kind: str, message: str) -> str:
+        """Answer with this refusal; returns the base path to call."""
+        name = f"refused-{len(self._refused)}"
+        self._refused[name] = status, kind, message
         return f"{self.url}/{name}"
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -133,6 +140,12 @@ class FaultyServer:
             self.calls[call] += 1
             scenario = "well" if scenario == "once" and self.calls[call] > 1 else model
 
+        if refused := self._refused.get(scenario):
+            status, kind, message = refused
+            text = json.dumps({"type": "error", "error": {"type": kind, "code": None, "message": message}})
+            head = f"content-type: application/json\r\ncontent-length: {len(text)}\r\n"
+            writer.write(f"HTTP/1.1 {status} X\r\n{head}\r\n{text}".encode())
+            return True
         if scenario in STATUSES:
             status, extra, kind = STATUSES[scenario]
             if scenario == "429-soon":

@@ -20,6 +20,7 @@ from domain.completions import (
     ToolUse,
 )
 from domain.errors import ProviderAuth, ProviderRejected, ProviderUnavailable
+from domain.payload import Base64Source
 from domain.usage import Usage
 from providers.anthropic import MAX_OUTPUT_TOKENS, AnthropicProvider
 from providers.config import AnthropicConfig
@@ -183,7 +184,7 @@ async def test_the_request_in_the_vendors_words(claude: Claude) -> None:
                 role="user",
                 content=(
                     Text(text="and this"),
-                    Image(media_type="image/png", data="aGk="),
+                    Image(source=Base64Source(media_type="image/png", data="aGk=")),
                     ToolResult(tool_use_id="functions.read:0", content="no file", is_error=True),
                 ),
             ),

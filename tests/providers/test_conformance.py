@@ -9,6 +9,8 @@ from domain.completions import (
     Completion,
     CompletionRequest,
     Delta,
+    Document,
+    Image,
     Message,
     Provider,
     Text,
@@ -18,6 +20,7 @@ from domain.completions import (
     ToolUse,
 )
 from domain.errors import (
+    ContextExceeded,
     ProviderAuth,
     ProviderError,
     ProviderRateLimited,
@@ -26,6 +29,7 @@ from domain.errors import (
     ProviderTruncated,
     ProviderUnavailable,
 )
+from domain.payload import Base64Source, PlainTextSource, UrlSource
 from tests.providers.conftest import KEY, Vendor, answer
 from tests.providers.faulty import WHOLE, FaultyServer
 
@@ -91,6 +95,56 @@ async def test_the_whole_conversation_is_sent(vendor: Vendor, connect: Connect, 
     _, completion = await answer(connect(aimock), vendor.ask("greet me", "Good day.", "what did I say"))
 
     assert completion.content == (Text(text="You said: greet me."),)
+
+
+async def test_images_and_documents_go_in_the_vendors_own_words(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:
+    content = (
+        Text(text="Compare"),
+        Image(source=Base64Source(media_type="image/png", data="aGk=")),
+        Image(source=UrlSource(url="https://example.com/x.png")),
+        Document(source=Base64Source(media_type="application/pdf", data="cGRm"), title="a.pdf"),
+        Document(source=PlainTextSource(data="words"), title="Note"),
+    )
+    request = CompletionRequest(model=vendor.model, messages=(Message(role="user", content=content),))
+
+    await answer(connect(f"{faulty.url}/well"), request)
+
+    sent = faulty.bodies[0]["messages"]
+    assert isinstance(sent, list)
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "cGRm"}
+    claude = [
+        {"type": "text", "text": "Compare"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}},
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}},
+        {"type": "document", "source": pdf, "title": "a.pdf"},
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "words"}, "title": "Note"},
+    ]
+    openai = [
+        {"type": "text", "text": "Compare"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+        {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,cGRm"}},
+        {"type": "text", "text": "[document: Note]\nwords\n[end of the document]"},
+    ]
+    assert sent == [{"role": "user", "content": claude if vendor.name == "anthropic" else openai}]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (400, "invalid_request_error", "prompt is too long: 208310 tokens > 200000 maximum"),
+        (400, "invalid_request_error", "This model's maximum context length is 4096 tokens. However, you requested 5000."),
+        (413, "request_too_large", "Request exceeds the maximum size"),
+    ],
+)
+async def test_a_request_that_is_too_long_is_told_from_a_bad_one(
+    vendor: Vendor, connect: Connect, faulty: FaultyServer, status: int, kind: str, message: str
+) -> None:
+    with pytest.raises(ProviderError) as caught:
+        await answer(connect(faulty.refuse(status, kind, message)), vendor.ask("hi"))
+
+    assert caught.type is ContextExceeded
+    assert not caught.value.retryable
 
 
 async def test_the_output_limit_is_a_stop_reason(vendor: Vendor, connect: Connect, aimock: str) -> None:

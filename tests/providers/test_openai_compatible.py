@@ -20,6 +20,7 @@ from domain.completions import (
     ToolUse,
 )
 from domain.errors import ProviderError, ProviderRateLimited, ProviderRejected, ProviderUnavailable
+from domain.payload import Base64Source
 from domain.usage import Usage
 from providers.config import OpenAICompatibleConfig
 from providers.openai_compatible import OpenAICompatibleProvider
@@ -197,7 +198,7 @@ async def test_the_request_in_the_vendors_words(server: Server) -> None:
                     Text(text="and this"),
                     ToolResult(tool_use_id="call_a", content="A"),
                     ToolResult(tool_use_id="call_b", content="not JSON", is_error=True),
-                    Image(media_type="image/png", data="aGk="),
+                    Image(source=Base64Source(media_type="image/png", data="aGk=")),
                 ),
             ),
         ),

@@ -83,6 +83,12 @@ def _titled(workspace: Workspace) -> RunView:
     return RunView(workspace, first)
 
 
+def _compacted(workspace: Workspace) -> RunView:
+    """A turn that is longer than its context, so that what is older is summarised in its middle."""
+    agent = workspace.agent(tools=["read", "glob"], context={"max_tokens": 1_500})
+    return workspace.start(*[{**STEP, "text": "word " * 200}] * 5, {"text": "end"}, agent=agent["id"])
+
+
 KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "steps": _steps,
     "paused": _paused,
@@ -92,6 +98,7 @@ KINDS: dict[str, Callable[[Workspace], RunView]] = {
     "limited": _limited,
     "delegated": _delegated,
     "titled": _titled,
+    "compacted": _compacted,
 }
 
 

@@ -183,7 +183,7 @@ async def test_messages_survive_odd_text(log: Log) -> None:
     async with log.database.read() as connection:
         events = await read(connection, log.session_id)
     assert isinstance(events[0].payload, UserMessage)
-    assert events[0].payload.content[0].text == text
+    assert events[0].payload.content == (TextContent(text=text),)
 
 
 async def test_the_migrations_build_what_the_tables_say(log: Log) -> None:

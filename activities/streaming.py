@@ -1,0 +1,68 @@
+"""A call to a provider: its slot, and its stream until it is whole or stopped."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+from temporalio import activity
+
+from activities.heartbeat import unbroken
+from domain.commands import SLOT_SECONDS
+from domain.completions import Completion, CompletionRequest, Delta, Provider
+
+
+async def acquire(slot: asyncio.Semaphore) -> bool:
+    """Wait for a slot; False when none came in time, or the worker shuts down, which begins nothing new."""
+    if activity.is_worker_shutdown():
+        return False
+    if not slot.locked():
+        return await slot.acquire()
+    waiting = asyncio.timeout(SLOT_SECONDS)
+
+    async def give_up() -> None:
+        await activity.wait_for_worker_shutdown()
+        waiting.reschedule(0)
+
+    leaving = asyncio.create_task(give_up())
+    try:
+        async with waiting:
+            return await slot.acquire()
+    except TimeoutError:
+        return False
+    finally:
+        leaving.cancel()
+
+
+async def streamed(
+    provider: Provider, request: CompletionRequest, stop: asyncio.Event, take: Callable[[Delta], None]
+) -> Completion | None:
+    """The whole answer; None where the call was stopped before, by the flag or by Temporal. It has ended then.
+
+    Raises ProviderError; CancelledError where the worker shuts down.
+    """
+    streaming = asyncio.create_task(_read(provider, request, take))
+    stopping = asyncio.create_task(stop.wait())
+    interrupted = False
+    try:
+        await asyncio.wait({streaming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        interrupted = not streaming.done()
+    except asyncio.CancelledError:
+        interrupted = not streaming.done()
+        details = activity.cancellation_details()
+        if interrupted and not stop.is_set() and (details is None or not details.cancel_requested):
+            raise
+    finally:
+        stopping.cancel()
+        if not streaming.done():
+            streaming.cancel()
+            await unbroken(asyncio.wait({streaming}))
+    return None if interrupted else streaming.result()
+
+
+async def _read(provider: Provider, request: CompletionRequest, take: Callable[[Delta], None]) -> Completion:
+    async with aclosing(provider.stream(request)) as stream:
+        async for item in stream:
+            if isinstance(item, Completion):
+                return item
+            take(item)
+    raise AssertionError("a provider's stream ended without a Completion or a ProviderError")
