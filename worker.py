@@ -15,13 +15,17 @@ from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, Tele
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from activities.batches import BatchActivities
+from activities.bulk import BulkActivities
 from activities.model import ModelActivities
 from activities.recall import Recall
 from activities.records import RecordActivities
+from activities.slots import Slots
 from activities.subagents import SubagentActivities
 from activities.sweep import SweepActivities
 from activities.tidy import Tidy
 from activities.tools import ToolActivities
+from activities.unfinished import Unfinished
 from activities.waits import WaitActivities
 from domain.errors import Invalid
 from domain.secrets import Secrets
@@ -48,6 +52,7 @@ from tools.store import FileStore
 from tools.toolbox import Toolbox
 from tools.web_search import WebSearch
 from workflows.agent_run import AgentRun
+from workflows.batch import Batch, BulkOperation
 from workflows.client import RunClient
 from workflows.runner import workflow_runner
 from workflows.sweep import Settle, Sweep
@@ -189,10 +194,14 @@ async def working(
     subagents = SubagentActivities(parts.database, parts.routes)
     runs = RunClient(client, main)
     tidy = Tidy(parts.database, parts.files, timedelta(days=parts.settings.files_keep_days))
-    sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy)
+    batches = BatchActivities(parts.database, parts.live, runs, parts.routes)
+    bulk = BulkActivities(parts.database, parts.live, runs, parts.routes)
+    unfinished = Unfinished(parts.database, client, runs, batches, bulk)
+    sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy, unfinished)
     bookkeeping = [
         *(records.pause, records.resume, records.answer, records.finish),
         *(waits.idle, waits.wake, subagents.open, subagents.close),
+        *(batches.work, batches.cancel, bulk.work),
         *(sweep.run, sweep.settle),
     ]
     deployment = _deployment(parts.settings)
@@ -205,7 +214,7 @@ async def working(
             worker = Worker(
                 client,
                 task_queue=queue,
-                workflows=[AgentRun, Sweep, Settle] if queue == main else [],
+                workflows=[AgentRun, Batch, BulkOperation, Sweep, Settle] if queue == main else [],
                 activities=[
                     model.complete,
                     tools.run,
@@ -246,8 +255,8 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
     )
 
 
-def _slots(providers: Providers) -> Mapping[str, asyncio.Semaphore]:
-    slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(8))
+def _slots(providers: Providers) -> Mapping[str, Slots]:
+    slots: defaultdict[str, Slots] = defaultdict(lambda: Slots(8))
     for name, config in providers.configs.items():
-        slots[name] = asyncio.Semaphore(config.concurrency)
+        slots[name] = Slots(config.concurrency)
     return slots

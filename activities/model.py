@@ -13,11 +13,13 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.heartbeat import heartbeating, unbroken
 from activities.model_records import CallRecords
 from activities.recall import Recall
+from activities.slots import Slots
 from domain.commands import SLOT_SECONDS, CompleteInput, CompleteResult
 from domain.completions import AnswerBlock, Completion, CompletionRequest, Delta, Provider, Text, Thinking
 from domain.errors import NotFound, ProviderError, RunFinished
 from domain.events import AgentMessage, AgentThinking, TextContent
 from domain.ids import new_id
+from domain.urgency import ORDINARY
 from domain.usage import Usage, estimate_tokens
 from live.bus import LiveBus
 from providers.registry import Providers
@@ -78,7 +80,7 @@ class ModelActivities:
         providers: Providers,
         recall: Recall,
         toolbox: Toolbox,
-        slots: Mapping[str, asyncio.Semaphore],
+        slots: Mapping[str, Slots],
     ) -> None:
         self._database = database
         self._live = live
@@ -166,12 +168,13 @@ class ModelActivities:
         raise AssertionError("a provider's stream ended without a Completion or a ProviderError")
 
 
-async def _acquire(slot: asyncio.Semaphore) -> bool:
+async def _acquire(slots: Slots) -> bool:
     """Wait for a slot; False when none came in time, or the worker shuts down, which begins nothing new."""
     if activity.is_worker_shutdown():
         return False
-    if not slot.locked():
-        return await slot.acquire()
+    background = (activity.info().priority.priority_key or ORDINARY) > ORDINARY
+    if slots.take(background=background):
+        return True
     waiting = asyncio.timeout(SLOT_SECONDS)
 
     async def give_up() -> None:
@@ -181,7 +184,8 @@ async def _acquire(slot: asyncio.Semaphore) -> bool:
     leaving = asyncio.create_task(give_up())
     try:
         async with waiting:
-            return await slot.acquire()
+            await slots.wait(background=background)
+            return True
     except TimeoutError:
         return False
     finally:

@@ -8,7 +8,22 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.routes import agents, approvals, artifacts, catalog, events, files, health, keys, runs, sessions, streams, threads
+from api.routes import (
+    agents,
+    approvals,
+    artifacts,
+    batches,
+    bulk,
+    catalog,
+    events,
+    files,
+    health,
+    keys,
+    runs,
+    sessions,
+    streams,
+    threads,
+)
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
@@ -28,8 +43,11 @@ from workflows.client import RunClient
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
 
-_MODULES = (health, agents, streams, sessions, threads, events, artifacts, runs, approvals, files, catalog, keys)
-ROUTERS = (files.uploads, *(module.router for module in _MODULES))
+_MODULES = (
+    *(health, agents, streams, sessions, threads, events, artifacts, runs, batches, bulk),
+    *(approvals, files, catalog, keys),
+)
+ROUTERS = (files.uploads, batches.streams, *(module.router for module in _MODULES))
 
 
 class RequestId:

@@ -289,6 +289,7 @@ def run_of(row: RunRow, temporal_ui: str | None) -> Run:
             "limits": Limits.model_validate(row.limits),
             "attempt": row.attempt,
             "parent_run_id": row.parent_run_id,
+            "batch_id": row.batch_id,
             "metadata": row.meta,
             "created_at": row.created_at,
             "started_at": row.started_at,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue, PlainSerializer, TypeAdapter
 
+from domain.batch_events import BatchEvent
 from domain.clock import wire
 from domain.payload import Payload, TextContent
 from domain.runs import RunError, StopReason
@@ -351,7 +352,8 @@ EventPayload = Annotated[
     | RunCancelled
     | RunTerminated
     | ModelRequestStart
-    | ModelRequestEnd,
+    | ModelRequestEnd
+    | BatchEvent,
     Field(discriminator="type"),
 ]
 

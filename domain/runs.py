@@ -87,6 +87,7 @@ class Run(BaseModel, frozen=True):
     limits: Limits
     attempt: int
     parent_run_id: str | None
+    batch_id: str | None = None
     metadata: dict[str, str]
     created_at: datetime
     started_at: datetime | None

@@ -69,7 +69,9 @@ class Sessions:
     async def get(self, session_id: str, *, lock: bool = False) -> SessionRow:
         """Raises NotFound, also for another workspace's id."""
         statement = select(SessionRow).where(
-            col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id
+            col(SessionRow.id) == session_id,
+            col(SessionRow.workspace_id) == self._workspace_id,
+            col(SessionRow.hidden).is_(False),
         )
         found = await fetch_one(self._connection, SessionRow, statement.with_for_update() if lock else statement)
         if found is None:
@@ -97,7 +99,7 @@ class Sessions:
         await self.change(session.id, resources=resources, resources_pending=True)
 
     async def find(self, wanted: SessionFilter, *, limit: int, cursor: str | None, descending: bool) -> Page[SessionRow]:
-        statement = select(SessionRow)
+        statement = select(SessionRow).where(col(SessionRow.hidden).is_(False))
         if wanted.agent_id is None:
             statement = statement.where(col(SessionRow.workspace_id) == self._workspace_id)
         else:

@@ -70,6 +70,8 @@ _OPEN = column("archived_at").is_(None)
 _ACTIVE = column("active_run_id").is_not(None)
 _PENDING = column("processed_at").is_(None)
 _SUBAGENT = column("parent_run_id").is_not(None)
+_OF_BATCH = column("batch_id").is_not(None)
+_OF_BULK = column("bulk_id").is_not(None)
 
 
 class WorkspaceRow(SQLModel, table=True):
@@ -166,6 +168,8 @@ class SessionRow(UsageColumns, table=True):
     """`domain.files.MountedFile`s, as JSON."""
     resources_pending: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     """Some of them are not in the session's directory yet."""
+    hidden: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """No conversation: the log of the batch of the same id."""
     created_at: datetime = _time()
     updated_at: datetime = _time()
     archived_at: datetime | None = _time(nullable=True)
@@ -215,6 +219,9 @@ class RunRow(UsageColumns, table=True):
         Index("ix_runs_session_id_status", "session_id", "status", "created_at", "id"),
         Index("ix_runs_status_touched_at", "status", "touched_at"),
         _partial("ix_runs_parent_run_id", "parent_run_id", "created_at", "id", where=_SUBAGENT),
+        _partial("ix_runs_batch_id", "batch_id", "created_at", "id", where=_OF_BATCH),
+        _partial("ix_runs_batch_id_status", "batch_id", "status", "created_at", "id", where=_OF_BATCH),
+        _partial("ix_runs_bulk_id_status", "bulk_id", "status", where=_OF_BULK),
         Index("ix_runs_asked", "touched_at", "id", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )
 
@@ -259,6 +266,9 @@ class RunRow(UsageColumns, table=True):
     """The agent's todo list, as its tool `plan` wrote it last."""
     workflow_seen_at: datetime | None = _time(nullable=True)
     """The sweeper has seen to it that the workflow of a queued run exists."""
+    batch_id: str | None = None
+    bulk_id: str | None = None
+    """The bulk operation that retried it last."""
 
 
 _PENDING_APPROVAL = column("status") == literal_column("'pending'")

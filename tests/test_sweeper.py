@@ -17,8 +17,11 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
+from activities.batches import BatchActivities
+from activities.bulk import BulkActivities
 from activities.sweep import SweepActivities
 from activities.tidy import Tidy
+from activities.unfinished import Unfinished
 from api.services.answers import AnswerService
 from api.services.runs import NewRun, RunService
 from api.transaction import Unit
@@ -92,8 +95,12 @@ def sweep(service: ServiceThread, since: datetime | None = None) -> SweepResult:
     async def once() -> SweepResult:
         client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
         commands = RunClient(client, service.settings.task_queue)
-        tidy = Tidy(service.parts.database, service.parts.files, timedelta(days=30))
-        sweeper = SweepActivities(service.parts.database, client, commands, service.parts.routes, tidy)
+        parts = service.parts
+        tidy = Tidy(parts.database, parts.files, timedelta(days=30))
+        batches = BatchActivities(parts.database, parts.live, commands, parts.routes)
+        bulk = BulkActivities(parts.database, parts.live, commands, parts.routes)
+        unfinished = Unfinished(parts.database, client, commands, batches, bulk)
+        sweeper = SweepActivities(parts.database, client, commands, parts.routes, tidy, unfinished)
         if since is not None:
             await ActivityEnvironment().run(sweeper.run, SweepInput())
         return await ActivityEnvironment().run(sweeper.run, SweepInput(since=since))

@@ -33,6 +33,10 @@ def of(start: RunStart) -> TypedSearchAttributes:
     )
 
 
+def of_workspace(workspace_id: str) -> TypedSearchAttributes:
+    return TypedSearchAttributes([SearchAttributePair(WORKSPACE, workspace_id)])
+
+
 async def ensure(client: Client) -> None:
     """Register what is missing in the namespace: without them no run could start. Where that is not allowed, say what to do."""
     try:
