@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
@@ -105,6 +105,16 @@ class Connection:
 
     def delete(self, path: str) -> None:
         self._accepted(self._send("DELETE", path))
+
+    def lines(self, path: str) -> Iterator[str]:
+        """Of an answer that may be long."""
+        try:
+            with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    self._accepted(response)
+                yield from response.iter_lines()
+        except httpx2.TransportError as error:
+            raise Unreachable(self.url, _why(error)) from error
 
     def probe(self, path: str) -> tuple[int, str]:
         """Status and body of a GET, whatever they are."""

@@ -239,6 +239,7 @@ class AgentRun:
             **options.model_call(
                 self._start.model_queue, self._start.model_timeout_seconds, step, 0 if before is None else before.failed
             ),
+            priority=workflow.info().priority,  # said, for the call's own worker does not learn what it inherits
         )
         self._resumed = self._left_open = False
         self._in_flight, self._calling_model, self._stopping = [call], True, False

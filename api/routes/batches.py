@@ -29,8 +29,8 @@ from domain.ids import new_id
 from domain.runs import AgentRef, RunError
 from domain.usage import Cost, Usage, cost_of
 from storage.agents import Agents
-from storage.batch_tables import BatchItemRow, BatchRow
-from storage.batches import Batches, Result, item_status
+from storage.batch_tables import BatchRow
+from storage.batches import Batches, NewItem, Result, item_status
 from storage.journal import Draft, last_seqs
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=TransactionalRoute, responses=PROBLEMS)
@@ -169,7 +169,7 @@ async def create_batch(
         created_at=now(),
     )
     batches = Batches(unit.connection)
-    await batches.add(row, [_item(row.id, index, given) for index, given in enumerate(body.inputs)])
+    await batches.add(row, [_item(given) for given in body.inputs])
     counts = BatchCounts(total=row.item_count, queued=row.item_count)
     await unit.journal.append(row.id, None, [Draft(BatchCreated(counts=counts))])
     work = WorkRef(kind="batch", id=row.id, workspace_id=row.workspace_id)
@@ -189,18 +189,11 @@ def _refuse_repeats(inputs: list[Any]) -> None:
         seen |= set() if custom_id is None else {custom_id}
 
 
-def _item(batch_id: str, index: int, given: "str | list[TextBlock] | BatchItem") -> BatchItemRow:
-    item = given if isinstance(given, BatchItem) else BatchItem.model_construct(input=given)
-    named = {} if item.custom_id is None else {"custom_id": item.custom_id}
-    return BatchItemRow(
-        batch_id=batch_id,
-        item_index=index,
-        custom_id=item.custom_id,
-        input=[block.model_dump() for block in content_of(item.input)],
-        meta={**item.metadata, **named},
-        run_id=None,
-        in_flight=False,
-    )
+def _item(given: "str | list[TextBlock] | BatchItem") -> NewItem:
+    if not isinstance(given, BatchItem):
+        return NewItem(None, content_of(given), {})
+    named = {} if given.custom_id is None else {"custom_id": given.custom_id}
+    return NewItem(given.custom_id, content_of(given.input), {**given.metadata, **named})
 
 
 @router.get("")
