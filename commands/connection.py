@@ -112,7 +112,10 @@ class Connection:
             with self._http.stream("GET", path) as response:
                 if not response.is_success:
                     self._accepted(response)
-                yield from response.iter_lines()
+                rest = b""
+                for piece in response.iter_bytes():  # not iter_lines, to which U+2028 ends a line
+                    *whole, rest = (rest + piece).split(b"\n")
+                    yield from (line.decode() for line in whole)
         except httpx2.TransportError as error:
             raise Unreachable(self.url, _why(error)) from error
 

@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
-from sqlmodel import col
 from temporalio.client import WorkflowExecutionDescription
 
 from commands.temporal_server import binary
-from domain.clock import now
 from domain.urgency import BACKGROUND, ORDINARY
-from storage.batch_tables import BatchRow
 from tests.service import RunView, ServiceThread, Workspace
 from tests.test_sweeper import sweep
 from workflows.client import RunClient
 
-SLOW = json.dumps({"script": [{"text": "word " * 400, "delay_ms": 50}]})
+SLOW = json.dumps({"script": [{"text": "word " * 4000, "delay_ms": 50}]})
 FAILS = json.dumps({"script": [{"fail": {"code": "provider_rejected", "message": "no"}}]})
 
 
@@ -224,23 +220,14 @@ def test_temporals_own_cancel_is_the_same(service: ServiceThread, workspace: Wor
     assert len(workspace.get("/v1/runs", batch_id=made["id"])["data"]) == 2
 
 
-def age(service: ServiceThread, made: dict[str, Any]) -> None:
-    """As if it had been made a minute ago, so that nobody can be starting it any more."""
-
-    async def change() -> None:
-        async with service.parts.database.write() as transaction:
-            mine = update(BatchRow).where(col(BatchRow.id) == made["id"])
-            await transaction.connection.execute(mine.values(created_at=now() - timedelta(minutes=1)))
-
-    service.call(change())
-
-
-def test_terminated_in_temporal_it_is_closed_by_the_sweeper(service: ServiceThread, workspace: Workspace) -> None:
+def test_terminated_in_temporal_it_is_closed_by_the_sweeper(
+    service: ServiceThread, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("activities.unfinished.DELIVERY", timedelta())
     made = batch(workspace, [SLOW] * 5, max_concurrent=2)
     path = f"/v1/batches/{made['id']}"
     until(workspace, path, lambda row: row["counts"]["running"] == 2)
     temporal(service, "terminate", "--workflow-id", made["id"])
-    age(service, made)
     deadline = time.monotonic() + 30
     while workspace.get(path)["finished_at"] is None and time.monotonic() < deadline:
         sweep(service)
@@ -259,7 +246,7 @@ def test_one_that_was_never_started_is_by_the_sweeper(
     with monkeypatch.context() as patch:
         patch.setattr(RunClient, "work_on", lost)
         made = batch(workspace, [says("hi")] * 3)
-    age(service, made)
+    monkeypatch.setattr("activities.unfinished.DELIVERY", timedelta())
     sweep(service)
     assert over(workspace, made)["counts"]["completed"] == 3
 

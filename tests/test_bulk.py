@@ -6,11 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
-from sqlmodel import col
 
-from domain.clock import now
-from storage.batch_tables import BulkOperationRow
 from tests.service import ServiceThread, Workspace
 from tests.test_batches import FAILS, SLOW, batch, over, says, temporal, until
 from tests.test_sweeper import sweep
@@ -66,7 +62,8 @@ def test_a_dry_run_counts_and_changes_nothing(workspace: Workspace) -> None:
 
 def test_terminate_by_filter_leaves_everything_else_alone(service: ServiceThread, workspace: Workspace) -> None:
     made = batch(workspace, [SLOW] * 25, max_concurrent=25)
-    until(workspace, f"/v1/runs?batch_id={made['id']}&limit=100", lambda found: len(found["data"]) == 25)
+    path = f"/v1/batches/{made['id']}"
+    until(workspace, path, lambda _: len(workspace.get("/v1/runs", batch_id=made["id"], limit=100)["data"]) == 25)
     beside = workspace.start(text=SLOW)
     with service.workspace() as other:
         foreign = other.start(text=SLOW)
@@ -118,12 +115,6 @@ def test_one_that_was_never_started_and_one_that_was_terminated(
         first = bulk(workspace, "cancel", {"status": ["running"]})
         second = bulk(workspace, "cancel", {"status": ["running"]})
 
-    async def age() -> None:
-        async with service.parts.database.write() as transaction:
-            mine = col(BulkOperationRow.id).in_([first["id"], second["id"]])
-            past = update(BulkOperationRow).where(mine).values(created_at=now() - timedelta(seconds=10))
-            await transaction.connection.execute(past)
-
     late = workspace.start(text=SLOW)
 
     async def somebody_elses() -> None:
@@ -131,7 +122,7 @@ def test_one_that_was_never_started_and_one_that_was_terminated(
 
     service.call(somebody_elses())
     temporal(service, "terminate", "--workflow-id", second["id"])
-    service.call(age())
+    monkeypatch.setattr("activities.unfinished.DELIVERY", timedelta())
     sweep(service)
     assert done(workspace, second)["status"] == "terminated"
     assert done(workspace, first)["status"] == "completed"
