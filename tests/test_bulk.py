@@ -61,9 +61,9 @@ def test_a_dry_run_counts_and_changes_nothing(workspace: Workspace) -> None:
 
 
 def test_terminate_by_filter_leaves_everything_else_alone(service: ServiceThread, workspace: Workspace) -> None:
-    made = batch(workspace, [SLOW] * 25, max_concurrent=25)
+    made = batch(workspace, [SLOW] * 5, max_concurrent=5)
     path = f"/v1/batches/{made['id']}"
-    until(workspace, path, lambda _: len(workspace.get("/v1/runs", batch_id=made["id"], limit=100)["data"]) == 25)
+    until(workspace, path, lambda _: len(workspace.get("/v1/runs", batch_id=made["id"], limit=100)["data"]) == 5)
     beside = workspace.start(text=SLOW)
     with service.workspace() as other:
         foreign = other.start(text=SLOW)
@@ -71,8 +71,8 @@ def test_terminate_by_filter_leaves_everything_else_alone(service: ServiceThread
         assert dry(other, "terminate", batch_id=made["id"]) == {}
         assert dry(other, "terminate", agent_id=made["agent"]["id"]) == {}
         operation = done(workspace, bulk(workspace, "terminate", {"batch_id": made["id"]}))
-        assert (operation["matched"], operation["done"], operation["status"]) == (25, 25, "completed")
-        assert over(workspace, made)["counts"]["terminated"] == 25
+        assert (operation["matched"], operation["done"], operation["status"]) == (5, 5, "completed")
+        assert over(workspace, made)["counts"]["terminated"] == 5
         assert (foreign.row["status"], beside.row["finished_at"]) == ("running", None)
         other.get(f"/v1/bulk_operations/{operation['id']}", expect=404)
         assert other.get("/v1/bulk_operations")["data"] == []
