@@ -281,9 +281,9 @@ def test_somebody_who_waits_does_not_wait_for_a_batch(tmp_path: Path) -> None:
 
         of_batch = workspace.get("/v1/runs", batch_id=made["id"])["data"][0]
         own = workspace.start({"text": "quick"}, agent=agent)
-        workspace_id = described(own.id).typed_search_attributes
+        attributes = described(own.id).typed_search_attributes
         assert priority(own.id)[0] == ORDINARY
         assert priority(of_batch["id"]) == priority(made["id"]) == (BACKGROUND, priority(own.id)[1])
-        assert priority(own.id)[1] in str(workspace_id)
+        assert priority(own.id)[1] in str(attributes)
         workspace.post(f"/v1/batches/{made['id']}/cancel", {}, expect=202)
         over(workspace, made)
