@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands import agents, approvals, keys, runs, sessions
+from commands import agents, approvals, batches, keys, runs, sessions
 from commands.context import Context, Failed, of
 from commands.run import chat, run
 
@@ -89,6 +89,7 @@ app.command()(run)
 app.command()(chat)
 app.add_typer(runs.app, name="runs")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(batches.app, name="batch")
 app.add_typer(agents.app, name="agents")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(keys.app, name="keys")

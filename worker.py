@@ -16,6 +16,8 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.attachments import Attachments
+from activities.batches import BatchActivities
+from activities.bulk import BulkActivities
 from activities.compact import CompactActivities
 from activities.contexts import Contexts
 from activities.model import ModelActivities
@@ -27,6 +29,7 @@ from activities.sweep import SweepActivities
 from activities.tidy import Tidy
 from activities.titles import TitleActivities
 from activities.tools import ToolActivities
+from activities.unfinished import Unfinished
 from activities.waits import WaitActivities
 from domain.errors import Invalid
 from domain.secrets import Secrets
@@ -53,6 +56,7 @@ from tools.store import FileStore
 from tools.toolbox import Toolbox
 from tools.web_search import WebSearch
 from workflows.agent_run import AgentRun
+from workflows.batch import Batch, BulkOperation
 from workflows.client import RunClient
 from workflows.runner import workflow_runner
 from workflows.sweep import Settle, Sweep
@@ -218,10 +222,14 @@ async def working(
     titles = TitleActivities(parts.database, parts.providers, slots)
     settings = parts.settings
     tidy = Tidy(parts.database, parts.files, timedelta(days=settings.files_keep_days), settings.keep)
-    sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy)
+    batches = BatchActivities(parts.database, parts.live, runs, parts.routes)
+    bulk = BulkActivities(parts.database, parts.live, runs, parts.routes)
+    unfinished = Unfinished(parts.database, client, runs, batches, bulk)
+    sweep = SweepActivities(parts.database, client, runs, parts.routes, tidy, unfinished)
     bookkeeping = [
         *(records.pause, records.resume, records.answer, records.finish),
         *(waits.idle, waits.wake, subagents.open, subagents.close),
+        *(batches.work, batches.cancel, bulk.work),
         *(sweep.run, sweep.settle),
     ]
     deployment = _deployment(parts.settings)
@@ -234,7 +242,7 @@ async def working(
             worker = Worker(
                 client,
                 task_queue=queue,
-                workflows=[AgentRun, Sweep, Settle, SessionTitle] if queue == main else [],
+                workflows=[AgentRun, Batch, BulkOperation, Sweep, Settle, SessionTitle] if queue == main else [],
                 activities=[
                     model.complete,
                     compact.compact,

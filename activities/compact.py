@@ -12,6 +12,7 @@ from activities.contexts import Contexts, Seen
 from activities.heartbeat import heartbeating, overdue, superseded, unbroken
 from activities.lost_calls import end_lost_call
 from activities.patience import patiently
+from activities.slots import Slots
 from activities.streaming import acquire, streamed
 from domain.clock import now
 from domain.commands import CompactInput, CompactResult
@@ -46,7 +47,7 @@ class CompactActivities:
         live: LiveBus,
         providers: Providers,
         contexts: Contexts,
-        slots: Mapping[str, asyncio.Semaphore],
+        slots: Mapping[str, Slots],
     ) -> None:
         self._database = database
         self._live = live

@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.contexts import Contexts
 from activities.heartbeat import heartbeating, unbroken
 from activities.model_records import NEARLY_FULL, CallRecords
+from activities.slots import Slots
 from activities.streaming import acquire, streamed
 from domain.commands import CompleteInput, CompleteResult
 from domain.completions import AnswerBlock, Delta, Text, Thinking
@@ -76,7 +77,7 @@ class ModelActivities:
         live: LiveBus,
         providers: Providers,
         contexts: Contexts,
-        slots: Mapping[str, asyncio.Semaphore],
+        slots: Mapping[str, Slots],
     ) -> None:
         self._database = database
         self._live = live

@@ -7,16 +7,19 @@ from contextlib import aclosing
 from temporalio import activity
 
 from activities.heartbeat import unbroken
+from activities.slots import Slots
 from domain.commands import SLOT_SECONDS
 from domain.completions import Completion, CompletionRequest, Delta, Provider
+from domain.urgency import ORDINARY
 
 
-async def acquire(slot: asyncio.Semaphore) -> bool:
+async def acquire(slots: Slots) -> bool:
     """Wait for a slot; False when none came in time, or the worker shuts down, which begins nothing new."""
     if activity.is_worker_shutdown():
         return False
-    if not slot.locked():
-        return await slot.acquire()
+    background = (activity.info().priority.priority_key or ORDINARY) > ORDINARY
+    if slots.take(background=background):
+        return True
     waiting = asyncio.timeout(SLOT_SECONDS)
 
     async def give_up() -> None:
@@ -26,7 +29,8 @@ async def acquire(slot: asyncio.Semaphore) -> bool:
     leaving = asyncio.create_task(give_up())
     try:
         async with waiting:
-            return await slot.acquire()
+            await slots.wait(background=background)
+            return True
     except TimeoutError:
         return False
     finally:

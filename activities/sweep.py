@@ -6,20 +6,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.commands import Commands
 from activities.executions import attempt_of
 from activities.forgotten import ForgottenWorkflows
 from activities.heartbeat import heartbeating
 from activities.records import finish
 from activities.tidy import Tidy
+from activities.unfinished import Unfinished
 from domain.approvals import ApprovalStatus
 from domain.clock import now
-from domain.commands import ApproveSignal, FinishInput, RunStart, RunState, SweepInput, SweepResult, TitleStart
+from domain.commands import ApproveSignal, FinishInput, SweepInput, SweepResult
 from domain.errors import NotFound
 from domain.events import ErrorDetail, RetryStatus, SessionError
 from domain.runs import FINISHED, RunError, RunStatus, StopType
@@ -76,28 +78,23 @@ _ENDINGS: Mapping[WorkflowExecutionStatus, Ending] = {
 }
 
 
-class Commands(Protocol):
-    """What the sweeper needs of `workflows.client.RunClient`, which stands a layer above."""
-
-    async def start(self, start: RunStart) -> None: ...
-    async def start_title(self, start: TitleStart) -> None: ...
-    async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None: ...
-    async def resume(self, run_id: str) -> None: ...
-    async def cancel(self, run_id: str) -> None: ...
-    async def input(self, run_id: str, event_id: str, tool_use_id: str) -> None: ...
-    async def approve(self, run_id: str, decision: ApproveSignal) -> None: ...
-    async def terminate(self, run_id: str, reason: str | None) -> None: ...
-    async def state(self, run_id: str) -> RunState: ...
-
-
 class SweepActivities:
-    def __init__(self, database: Database, client: Client, commands: Commands, routes: Mapping[str, Route], tidy: Tidy) -> None:
+    def __init__(
+        self,
+        database: Database,
+        client: Client,
+        commands: Commands,
+        routes: Mapping[str, Route],
+        tidy: Tidy,
+        unfinished: Unfinished,
+    ) -> None:
         self._database = database
         self._client = client
         self._commands = commands
         self._routes = routes
         self._tidy = tidy
         self._forgotten = ForgottenWorkflows(database, client)
+        self._unfinished = unfinished
         self._compared = False
 
     @activity.defn(name="sweep.run")
@@ -108,7 +105,7 @@ class SweepActivities:
         """
         async with heartbeating():
             parts = [self._start_unstarted(), self._deliver_asked(), self._head_sessions(), self._start_titles()]
-            parts += [self._report_stuck(), self._forget()]
+            parts += [self._report_stuck(), self._forget(), self._unfinished.look()]
             # What Temporal says has ended is found at once, but only while somebody looks, and only what it remembers. A
             # process that begins, or nobody having looked for a while, is when more may have happened: a power cut, a backup.
             thorough = sweep.since is None or not self._compared

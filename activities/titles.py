@@ -93,9 +93,9 @@ class TitleActivities:
 
     async def _call(self, provider: Provider, slots: Slots, request: CompletionRequest) -> Completion:
         """Raises ProviderError, also where a turn's call wants the slot that this one would have, or has."""
-        if slots.locked():
+        if not slots.take(background=True):
             raise ProviderUnavailable("all of the provider's slots are taken")
-        async with slots:
+        try:
             answering = asyncio.create_task(_answer(provider, request))
             wanted = asyncio.create_task(slots.wanted.wait())
             try:
@@ -110,6 +110,8 @@ class TitleActivities:
                 if not answering.done():
                     answering.cancel()
                     await unbroken(asyncio.wait({answering}))
+        finally:
+            slots.release()
 
     async def _record(self, start: TitleStart, suggested: TitleSuggested) -> None:
         async with self._database.write() as transaction:

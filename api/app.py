@@ -12,6 +12,8 @@ from api.routes import (
     agents,
     approvals,
     artifacts,
+    batches,
+    bulk,
     catalog,
     events,
     exports,
@@ -48,24 +50,10 @@ DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, ever
 
 
 _MODULES = (
-    health,
-    imports,
-    agents,
-    streams,
-    forks,
-    exports,
-    sessions,
-    queues,
-    threads,
-    events,
-    artifacts,
-    runs,
-    approvals,
-    files,
-    catalog,
-    keys,
+    *(health, imports, agents, streams, forks, exports, sessions, queues, threads, events, artifacts, runs, batches, bulk),
+    *(approvals, files, catalog, keys),
 )
-ROUTERS = (files.uploads, *(module.router for module in _MODULES))
+ROUTERS = (files.uploads, batches.streams, *(module.router for module in _MODULES))
 
 
 class RequestId:

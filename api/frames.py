@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from domain.batch_events import BatchEvent
 from domain.clock import now, wire
 from domain.events import Event
 from domain.ids import new_id
@@ -35,7 +36,11 @@ class Frame:
 
 
 def durable(event: Event) -> Frame:
-    return Frame(type=event.type, run_id=event.run_id, content=event.wire(), seq=event.seq, event_id=event.id)
+    content = event.wire()
+    if isinstance(event.payload, BatchEvent):  # it is in no session that anybody can see
+        content["batch_id"] = content.pop("session_id")
+        del content["run_id"], content["processed_at"]
+    return Frame(type=event.type, run_id=event.run_id, content=content, seq=event.seq, event_id=event.id)
 
 
 def deleted(session_id: str) -> Frame:

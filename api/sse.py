@@ -36,13 +36,15 @@ class Start:
 
 
 @dataclass(frozen=True)
-class RunEnd:
-    """What ends a run's stream: its last event behind seq `after`. `seq` is that event's, where the run is over by now."""
+class End:
+    """What ends the stream of a run or a batch: its last event behind seq `after`. `seq` is that event's, where it is over."""
 
     after: int
     seq: int | None
-    run_id: str
+    of: Mapping[str, str]
+    """The member of `done` that says whose end it is."""
     status: str
+    types: frozenset[str] = RUN_OVER_TYPES
 
 
 def start_of(request: Request, after: int | None, last_seq: int, default: int) -> Start:
@@ -87,7 +89,7 @@ def is_sdk(request: Request) -> bool:
 
 
 def stream(
-    request: Request, tails: Tails, session_id: str, viewer: Viewer, last_seq: int, end: RunEnd | None = None
+    request: Request, tails: Tails, session_id: str, viewer: Viewer, last_seq: int, end: End | None = None
 ) -> EventSourceResponse:
     """The response. With `end` it ends with the run's last event and `event: done`."""
     return EventSourceResponse(
@@ -101,12 +103,12 @@ def stream(
 
 
 async def _frames(
-    tails: Tails, session_id: str, viewer: Viewer, last_seq: int, end: RunEnd | None, *, sdk: bool
+    tails: Tails, session_id: str, viewer: Viewer, last_seq: int, end: End | None, *, sdk: bool
 ) -> AsyncIterator[bytes]:
     yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
     if end is not None and end.seq is not None and viewer.after >= end.seq:
         # It has seen the last event and lost the connection before `done`: nothing would ever come.
-        yield _done(viewer.after, end.run_id, end.status)
+        yield _done(viewer.after, end.of, end.status)
         return
     shown = viewer.types
     if shown is not None:
@@ -122,15 +124,15 @@ async def _frames(
                 continue
             if shown is None or frame.type in shown:
                 yield _encode(str(frame.seq), frame.type, frame.sdk_data if sdk else frame.data)
-            if end is not None and frame.type in RUN_OVER_TYPES and frame.seq > end.after:
-                yield _done(frame.seq, end.run_id, frame.type.removeprefix("run."))
+            if end is not None and frame.type in end.types and frame.seq > end.after:
+                yield _done(frame.seq, end.of, frame.type.partition(".")[2])
                 return
     if tails.leaving:
         yield f": server is going away\nretry: {random.randint(*FAREWELL_RETRY_MS)}\n\n".encode()
 
 
-def _done(seq: int, run_id: str, status: str) -> bytes:
-    return _encode(str(seq), "done", json.dumps({"type": "done", "run_id": run_id, "status": status}))
+def _done(seq: int, of: Mapping[str, str], status: str) -> bytes:
+    return _encode(str(seq), "done", json.dumps({"type": "done", **of, "status": status}))
 
 
 def _encode(id: str, event: str, data: str) -> bytes:

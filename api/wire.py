@@ -334,6 +334,7 @@ def run_of(row: RunRow, temporal_ui: str | None) -> Run:
             "attempt": row.attempt,
             "parent_run_id": row.parent_run_id,
             "copied_from": row.copied_from,
+            "batch_id": row.batch_id,
             "metadata": row.meta,
             "created_at": row.created_at,
             "started_at": row.started_at,

@@ -102,6 +102,11 @@ class Approval(BaseModel):
     expires_at: datetime | None
 
 
+class Batch(BaseModel):
+    id: str
+    status: str
+
+
 class Provider(BaseModel):
     name: str
     kind: str
@@ -156,6 +161,18 @@ class Client:
     def command(self, run_id: str, name: str, body: dict[str, JsonValue]) -> Run:
         """One of pause, resume, cancel, terminate, retry, input."""
         return self.connection.post(f"{_at('runs', run_id)}/{name}", Run, body)
+
+    def start_batch(self, inputs: list[JsonValue], *, agent: str | None, at_once: int | None) -> Batch:
+        body: dict[str, JsonValue] = {"agent": agent or self._default_agent(), "inputs": inputs}
+        if at_once is not None:
+            body["max_concurrent"] = at_once
+        return self.connection.post("/v1/batches", Batch, body)
+
+    def batch_results(self, batch_id: str) -> Iterator[str]:
+        return self.connection.lines(f"{_at('batches', batch_id)}/results")
+
+    def cancel_batch(self, batch_id: str, reason: str | None) -> Batch:
+        return self.connection.post(f"{_at('batches', batch_id)}/cancel", Batch, {"reason": reason})
 
     def approvals(self, *, limit: int, every: bool) -> list[Approval]:
         """The newest first; those that wait, unless `every` is asked for."""

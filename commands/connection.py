@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
@@ -122,6 +122,19 @@ class Connection:
 
     def delete(self, path: str) -> None:
         self._accepted(self._send("DELETE", path))
+
+    def lines(self, path: str) -> Iterator[str]:
+        """Of an answer that may be long."""
+        try:
+            with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    self._accepted(response)
+                rest = b""
+                for piece in response.iter_bytes():  # not iter_lines, to which U+2028 ends a line
+                    *whole, rest = (rest + piece).split(b"\n")
+                    yield from (line.decode() for line in whole)
+        except httpx2.TransportError as error:
+            raise Unreachable(self.url, _why(error)) from error
 
     def probe(self, path: str) -> tuple[int, str]:
         """Status and body of a GET, whatever they are."""

@@ -38,6 +38,12 @@ class Done(BaseModel):
     status: str
 
 
+class BatchFrame(BaseModel):
+    """An event of a batch."""
+
+    counts: dict[str, int] | None = None
+
+
 class Envelope(BaseModel):
     id: str
     run_id: str | None

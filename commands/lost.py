@@ -12,7 +12,7 @@ from workflows import attributes
 
 _QUERIES = (
     f"ExecutionStatus = 'Running' AND {attributes.STATUS.name} = 'running'",  # what waits or is paused has none in flight
-    "ExecutionStatus = 'Running' AND WorkflowType = 'sweep'",
+    "ExecutionStatus = 'Running' AND WorkflowType IN ('sweep', 'batch', 'bulk_operation')",
 )
 
 

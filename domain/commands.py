@@ -70,6 +70,8 @@ class RunStart(BaseModel, frozen=True):
     """Continued as new between a pause and the model call that says that it is over."""
     reports_to: str | None = None
     """Of a sub-agent whose limits are shared: the run that is told what it has used."""
+    background: bool = False
+    """Nobody waits for it: an item of a batch, or retried in bulk."""
 
 
 class RunResult(BaseModel, frozen=True):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue, PlainSerializer, TypeAdapter
 
+from domain.batch_events import BatchEvent
 from domain.clock import wire
 from domain.model_events import ModelRequestEnd, ModelRequestStart
 from domain.payload import Payload, TextContent, UserContent
@@ -339,7 +340,8 @@ EventPayload = Annotated[
     | RunCancelled
     | RunTerminated
     | ModelRequestStart
-    | ModelRequestEnd,
+    | ModelRequestEnd
+    | BatchEvent,
     Field(discriminator="type"),
 ]
 

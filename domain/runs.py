@@ -89,6 +89,7 @@ class Run(BaseModel, frozen=True):
     parent_run_id: str | None
     copied_from: str | None = None
     """Of a run in the copied part of a fork or an import: the run that it is a copy of. It never ran here, and used nothing."""
+    batch_id: str | None = None
     metadata: dict[str, str]
     created_at: datetime
     started_at: datetime | None

@@ -14,6 +14,7 @@ from sqlmodel import SQLModel, col
 
 from domain.clock import wire
 from domain.errors import MalformedCursor
+from storage.batch_tables import BatchRow
 from storage.database import Connection
 from storage.tables import AgentRow, SessionRow
 
@@ -41,7 +42,7 @@ async def add(connection: Connection, row: SQLModel) -> None:
     await connection.execute(insert(type(row)), [row.model_dump()])
 
 
-def owned(row: type[AgentRow] | type[SessionRow], id: str, workspace_id: str) -> ScalarSelect[str]:
+def owned(row: type[AgentRow] | type[SessionRow] | type[BatchRow], id: str, workspace_id: str) -> ScalarSelect[str]:
     """The id if it is that workspace's. Compared with it, a column finds its own index; a second condition on the workspace
     would offer the database that of the whole workspace too, and it has no figures to choose by."""
     return select(col(row.id)).where(col(row.id) == id, col(row.workspace_id) == workspace_id).scalar_subquery()

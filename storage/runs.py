@@ -1,7 +1,7 @@
 """Runs: rows, and the two ends of a run's life in its session."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from domain.clock import now
 from domain.errors import NotFound
 from domain.multiagent import run_of_thread
 from domain.runs import FINISHED, RunStatus
+from storage.batch_tables import BatchRow
 from storage.database import Connection
 from storage.rows import Page, fetch, fetch_one, owned, page
 from storage.tables import ASKED, AgentRow, RunRow, SessionRow
@@ -28,6 +29,10 @@ class RunFilter:
     """Only runs of sub-agents."""
     created_after: datetime | None = None
     created_before: datetime | None = None
+    batch_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    primary: bool = False
+    """Only turns and tasks, no sub-agents."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,35 @@ class Place(NamedTuple):
     kind: str
     """Of the session's active run: a sub-agent is watched as much as the run that it works for."""
     permissions: Mapping[str, str]
+
+
+def matching(workspace_id: str, wanted: RunFilter) -> Select[Any]:
+    """The workspace's runs for which all but the status is so. Each filter finds its own index."""
+    found = select(RunRow)
+    if wanted.agent_id is not None:
+        found = found.where(col(RunRow.agent_id) == owned(AgentRow, wanted.agent_id, workspace_id))
+    if wanted.session_id is not None:
+        found = found.where(col(RunRow.session_id) == owned(SessionRow, wanted.session_id, workspace_id))
+    if wanted.batch_id is not None:
+        found = found.where(col(RunRow.batch_id) == owned(BatchRow, wanted.batch_id, workspace_id))
+    if wanted.agent_id is None and wanted.session_id is None and wanted.batch_id is None:
+        found = found.where(col(RunRow.workspace_id) == workspace_id)
+    if wanted.session_id is None and wanted.parent_run_id is None:
+        # What was copied into a fork did not run a second time: who counts runs must not find it twice.
+        found = found.where(col(RunRow.copied_from).is_(None))
+    if wanted.parent_run_id is not None:
+        found = found.where(col(RunRow.parent_run_id) == wanted.parent_run_id)
+    if wanted.subagents:
+        found = found.where(col(RunRow.thread_id).is_not(None))
+    if wanted.primary:
+        found = found.where(col(RunRow.thread_id).is_(None))
+    if wanted.created_after is not None:
+        found = found.where(col(RunRow.created_at) > wanted.created_after)
+    if wanted.created_before is not None:
+        found = found.where(col(RunRow.created_at) < wanted.created_before)
+    for name, value in wanted.metadata.items():
+        found = found.where(col(RunRow.meta)[name].as_string() == value)
+    return found
 
 
 def unfinished() -> ColumnElement[bool]:
@@ -110,28 +144,10 @@ class Runs:
     async def find(
         self, workspace_id: str, wanted: RunFilter, *, limit: int, cursor: str | None, descending: bool
     ) -> Page[RunRow]:
-        statement = select(RunRow)
-        if wanted.agent_id is not None:
-            statement = statement.where(col(RunRow.agent_id) == owned(AgentRow, wanted.agent_id, workspace_id))
-        if wanted.session_id is not None:
-            statement = statement.where(col(RunRow.session_id) == owned(SessionRow, wanted.session_id, workspace_id))
-        if wanted.parent_run_id is not None:
-            statement = statement.where(col(RunRow.parent_run_id) == wanted.parent_run_id)
-        if wanted.subagents:
-            statement = statement.where(col(RunRow.thread_id).is_not(None))
-        if wanted.agent_id is None and wanted.session_id is None:
-            statement = statement.where(col(RunRow.workspace_id) == workspace_id)
-        if wanted.session_id is None and wanted.parent_run_id is None:
-            # What was copied into a fork did not run a second time: who counts runs must not find it twice.
-            statement = statement.where(col(RunRow.copied_from).is_(None))
-        if wanted.created_after is not None:
-            statement = statement.where(col(RunRow.created_at) > wanted.created_after)
-        if wanted.created_before is not None:
-            statement = statement.where(col(RunRow.created_at) < wanted.created_before)
         return await page(
             self._connection,
             RunRow,
-            statement,
+            matching(workspace_id, wanted),
             at=RunRow.created_at,  # type: ignore[arg-type]  # SQLModel types its columns as their values
             id=RunRow.id,  # type: ignore[arg-type]
             limit=limit,

@@ -52,6 +52,7 @@ class SessionFilter:
             given.append(col(SessionRow.created_at) > self.created_after)
         if self.created_before is not None:
             given.append(col(SessionRow.created_at) < self.created_before)
+        given.append(col(SessionRow.hidden).is_(False))
         return given if archived is None else [archived, *given]
 
 
@@ -108,7 +109,9 @@ class Sessions:
     async def get(self, session_id: str, *, lock: bool = False) -> SessionRow:
         """Raises NotFound, also for another workspace's id."""
         statement = select(SessionRow).where(
-            col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id
+            col(SessionRow.id) == session_id,
+            col(SessionRow.workspace_id) == self._workspace_id,
+            col(SessionRow.hidden).is_(False),
         )
         found = await fetch_one(self._connection, SessionRow, statement.with_for_update() if lock else statement)
         if found is None:
@@ -266,7 +269,13 @@ def _over(keep: Keep) -> ColumnElement[bool]:
         too_old.append(col(SessionRow.updated_at) < moment - keep.idle)
     if keep.archived is not None:
         too_old.append(col(SessionRow.archived_at) < moment - keep.archived)
-    return and_(or_(false(), *too_old), col(SessionRow.active_run_id).is_(None), ~col(SessionRow.paused), ~at_work)
+    return and_(
+        or_(false(), *too_old),
+        col(SessionRow.active_run_id).is_(None),
+        ~col(SessionRow.paused),
+        ~col(SessionRow.hidden),
+        ~at_work,
+    )
 
 
 async def expired_sessions(

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from domain.agents import Limits
+from domain.agents import AgentConfig, Limits
+from domain.clock import now
 from domain.commands import PauseSignal, Progress, RunStart, TitleStart
-from storage.tables import RunRow
+from domain.ids import new_id
+from domain.runs import RunStatus
+from storage.tables import RunRow, SessionRow
 
 
 def nobody(_model: str) -> None:
@@ -22,6 +26,35 @@ class Route:
     """From an agent's model to the one that writes the titles of its sessions, if one does."""
 
 
+def queued_run(
+    session: SessionRow,
+    config: AgentConfig,
+    *,
+    kind: Literal["turn", "task"],
+    limits: Limits | None,
+    metadata: Mapping[str, str],
+    batch_id: str | None = None,
+) -> RunRow:
+    """A fresh run. `limits` None: the agent's own."""
+    moment = now()
+    return RunRow(
+        id=new_id("run"),
+        workspace_id=session.workspace_id,
+        session_id=session.id,
+        kind=kind,
+        agent_id=session.agent_id,
+        agent_version=session.agent_version,
+        agent_name=config.name,
+        model=config.model.id,
+        status=RunStatus.QUEUED,
+        limits=(limits or config.limits).model_dump(mode="json"),
+        meta=dict(metadata),
+        batch_id=batch_id,
+        created_at=moment,
+        touched_at=moment,
+    )
+
+
 def run_start(row: RunRow, routes: Mapping[str, Route]) -> RunStart:
     """`routes` by provider name."""
     route = _route(row.model, routes)
@@ -36,6 +69,7 @@ def run_start(row: RunRow, routes: Mapping[str, Route]) -> RunStart:
         model_queue=route.queue,
         model_timeout_seconds=route.timeout_seconds,
         progress=Progress(),
+        background=row.batch_id is not None or row.bulk_id is not None,
         pause=None if row.pause_requested_at is None else PauseSignal(mode="now" if row.pause_mode == "now" else "step"),
     )
 

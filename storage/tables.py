@@ -73,6 +73,8 @@ _SUBAGENT = column("parent_run_id").is_not(None)
 _TITLE_DUE = column("titling") == literal_column("'due'")
 _QUEUED = column("status") == literal_column("'queued'")
 _FORKED = column("forked_from_id").is_not(None)
+_OF_BATCH = column("batch_id").is_not(None)
+_OF_BULK = column("bulk_id").is_not(None)
 
 
 class WorkspaceRow(SQLModel, table=True):
@@ -194,6 +196,8 @@ class SessionRow(UsageColumns, table=True):
     """The last of its events up to which the log was copied."""
     forked_before_event_id: str | None = None
     """Of a fork before an event, such as a message that was edited: that event."""
+    hidden: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """No conversation: the log of the batch of the same id."""
     created_at: datetime = _time()
     updated_at: datetime = _time()
     archived_at: datetime | None = _time(nullable=True)
@@ -246,6 +250,9 @@ class RunRow(UsageColumns, table=True):
         Index("ix_runs_status_touched_at", "status", "touched_at"),
         _partial("ix_runs_parent_run_id", "parent_run_id", "created_at", "id", where=_SUBAGENT),
         _partial("ix_runs_queue", "session_id", "queue_position", "created_at", "id", where=_QUEUED),
+        _partial("ix_runs_batch_id", "batch_id", "created_at", "id", where=_OF_BATCH),
+        _partial("ix_runs_batch_id_status", "batch_id", "status", "created_at", "id", where=_OF_BATCH),
+        _partial("ix_runs_bulk_id_status", "bulk_id", "status", where=_OF_BULK),
         Index("ix_runs_asked", "touched_at", "id", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )
 
@@ -296,6 +303,9 @@ class RunRow(UsageColumns, table=True):
     """The agent's todo list, as its tool `plan` wrote it last."""
     workflow_seen_at: datetime | None = _time(nullable=True)
     """The sweeper has seen to it that the workflow of a queued run exists."""
+    batch_id: str | None = None
+    bulk_id: str | None = None
+    """The bulk operation that retried it last."""
 
 
 _PENDING_APPROVAL = column("status") == literal_column("'pending'")

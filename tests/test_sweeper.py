@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +17,11 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
+from activities.batches import BatchActivities
+from activities.bulk import BulkActivities
 from activities.sweep import SweepActivities
 from activities.tidy import Tidy
+from activities.unfinished import Unfinished
 from api.services.answers import AnswerService
 from api.services.contents import ContentService
 from api.services.runs import NewRun, RunService
@@ -29,8 +32,10 @@ from domain.events import TextContent
 from domain.keys import SCOPES, Principal
 from domain.sessions import Keep
 from storage.runs import Runs
+from storage.starts import Route
 from storage.tables import RunRow, SessionRow
 from tests.service import RunView, ServiceThread, Workspace
+from worker import Parts
 from workflows.client import RunClient
 
 T = TypeVar("T")
@@ -89,14 +94,21 @@ def age(service: ServiceThread, run_id: str) -> None:
     service.call(change())
 
 
+def sweeper_of(parts: Parts, client: Client, commands: RunClient, routes: Mapping[str, Route]) -> SweepActivities:
+    tidy = Tidy(parts.database, parts.files, timedelta(days=30), Keep())
+    batches = BatchActivities(parts.database, parts.live, commands, routes)
+    bulk = BulkActivities(parts.database, parts.live, commands, routes)
+    unfinished = Unfinished(parts.database, client, commands, batches, bulk)
+    return SweepActivities(parts.database, client, commands, routes, tidy, unfinished)
+
+
 def sweep(service: ServiceThread, since: datetime | None = None) -> SweepResult:
     """One sweep now, beside those of the schedule; with `since` not the thorough one that a process begins with."""
 
     async def once() -> SweepResult:
         client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
         commands = RunClient(client, service.settings.task_queue)
-        tidy = Tidy(service.parts.database, service.parts.files, timedelta(days=30), Keep())
-        sweeper = SweepActivities(service.parts.database, client, commands, service.parts.routes, tidy)
+        sweeper = sweeper_of(service.parts, client, commands, service.parts.routes)
         if since is not None:
             await ActivityEnvironment().run(sweeper.run, SweepInput())
         return await ActivityEnvironment().run(sweeper.run, SweepInput(since=since))

@@ -14,18 +14,16 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import ActivityEnvironment
 
-from activities.sweep import SweepActivities
-from activities.tidy import Tidy
 from domain.clock import now
 from domain.commands import SweepInput
 from domain.errors import Invalid
-from domain.sessions import Keep
 from domain.titles import MAX_CHARS, title_of
 from providers.config import CommandConfig, presets
 from settings import TitleSettings
 from storage.starts import Route
 from storage.tables import SessionRow
 from tests.service import RunView, ServiceThread, Workspace
+from tests.test_sweeper import sweeper_of
 from worker import routes
 from workflows.client import RunClient
 
@@ -182,13 +180,9 @@ def test_a_title_whose_start_was_lost_is_started_by_the_sweeper(service: Service
 
     async def sweep() -> None:
         client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
-        parts = service.parts
-        tidy = Tidy(parts.database, parts.files, timedelta(days=30), Keep())
         commands = RunClient(client, service.settings.task_queue)
-        naming = {"demo": Route(titles=lambda model: model)}
-        await ActivityEnvironment().run(
-            SweepActivities(parts.database, client, commands, naming, tidy).run, SweepInput(since=now())
-        )
+        sweeper = sweeper_of(service.parts, client, commands, {"demo": Route(titles=lambda model: model)})
+        await ActivityEnvironment().run(sweeper.run, SweepInput(since=now()))
 
     service.call(sweep())
     assert talk.until(lambda session: session["title"] is not None)["title"] == "Found again"

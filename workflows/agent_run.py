@@ -248,6 +248,7 @@ class AgentRun:
             **options.model_call(
                 self._start.model_queue, self._start.model_timeout_seconds, step, 0 if before is None else before.failed
             ),
+            priority=workflow.info().priority,  # said, for the call's own worker does not learn what it inherits
         )
         self._resumed = False
         result = await self._call.ended(call)

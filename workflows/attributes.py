@@ -43,6 +43,10 @@ def of_session(workspace_id: str, session_id: str, model: str) -> TypedSearchAtt
     )
 
 
+def of_workspace(workspace_id: str) -> TypedSearchAttributes:
+    return TypedSearchAttributes([SearchAttributePair(WORKSPACE, workspace_id)])
+
+
 async def ensure(client: Client) -> None:
     """Register what is missing in the namespace: without them no run could start. Where that is not allowed, say what to do."""
     try:

@@ -24,10 +24,11 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.executions import attempt_of
+from domain.batches import WorkRef
 from domain.commands import ApproveSignal, InputSignal, PauseSignal, RunStart, RunState, TitleStart
 from domain.errors import Unavailable
 from domain.ids import settle_id, title_id
-from workflows import attributes
+from workflows import attributes, options
 from workflows.agent_run import AgentRun
 from workflows.sweep import Settle, Sweep
 from workflows.titles import SessionTitle
@@ -84,10 +85,28 @@ class RunClient:
                 id_reuse_policy=reuse,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 search_attributes=attributes.of(start),
+                priority=options.of_run(start),
                 static_summary=f"{start.agent} on {start.model}",
                 rpc_timeout=self._rpc,
             )
         )
+
+    async def work_on(self, ref: WorkRef) -> None:
+        """Start what carries out a batch or a bulk operation; starting it again is starting it once."""
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await self._reach(
+                self._client.start_workflow(
+                    ref.kind,
+                    ref,
+                    id=ref.id,
+                    task_queue=self._task_queue,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                    search_attributes=attributes.of_workspace(ref.workspace_id),
+                    priority=options.priority(ref.workspace_id, background=True),
+                    rpc_timeout=self._rpc,
+                )
+            )
 
     async def pause(self, run_id: str, mode: Literal["step", "now"]) -> None:
         handle = self._client.get_workflow_handle_for(AgentRun.run, run_id)

@@ -10,7 +10,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 from domain.commands import FinishInput, RunStart, TitleStart, Tries
 from domain.ids import title_id
 from domain.runs import StopType
-from workflows import attributes
+from workflows import attributes, options
 
 
 def outcome(
@@ -76,6 +76,7 @@ async def start_next(following: RunStart) -> None:
             parent_close_policy=workflow.ParentClosePolicy.ABANDON,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             search_attributes=attributes.of(following),
+            priority=options.of_run(following),
             static_summary=f"{following.agent} on {following.model}",
         )
 

@@ -59,7 +59,11 @@ class InFlight:
         """Room in the model's context; None where it was stopped. If nobody can write a summary, what is older is left out."""
         given = options.compaction(start.model_queue, start.model_timeout_seconds)
         try:
-            return await self.ended(workflow.start_activity_method(CompactActivities.compact, call, **given))
+            return await self.ended(
+                workflow.start_activity_method(CompactActivities.compact, call, priority=workflow.info().priority, **given)
+            )
         except ActivityError:
             call = call.model_copy(update={"summarise": False})
-            return await self.ended(workflow.start_activity_method(CompactActivities.compact, call, **given))
+            return await self.ended(
+                workflow.start_activity_method(CompactActivities.compact, call, priority=workflow.info().priority, **given)
+            )

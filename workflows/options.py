@@ -3,10 +3,11 @@
 from datetime import timedelta
 from typing import TypedDict
 
-from temporalio.common import RetryPolicy
+from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
-from domain.commands import SLOT_SECONDS
+from domain.commands import SLOT_SECONDS, RunStart
+from domain.urgency import BACKGROUND, ORDINARY
 
 MODEL_ATTEMPTS = 12
 TITLE_ATTEMPTS = 4
@@ -24,6 +25,15 @@ class ActivityOptions(TypedDict, total=False):
     retry_policy: RetryPolicy
     cancellation_type: ActivityCancellationType
     summary: str
+
+
+def priority(workspace_id: str, *, background: bool) -> Priority:
+    """Of a workflow, and so of its activities and children. Workspaces share what one of them could fill."""
+    return Priority(priority_key=BACKGROUND if background else ORDINARY, fairness_key=workspace_id)
+
+
+def of_run(start: RunStart) -> Priority:
+    return priority(start.workspace_id, background=start.background)
 
 
 def model_call(queue: str | None, timeout_seconds: int, step: int, failed: int = 0) -> ActivityOptions:
@@ -83,6 +93,15 @@ def title(queue: str | None) -> ActivityOptions:
             initial_interval=timedelta(seconds=5), backoff_coefficient=6, maximum_attempts=TITLE_ATTEMPTS
         ),
         "summary": "title",
+    }
+
+
+def steady() -> ActivityOptions:
+    """Work that goes on for minutes, and ends by itself before its time is over."""
+    return {
+        "start_to_close_timeout": timedelta(minutes=20),
+        "heartbeat_timeout": HEARTBEAT,
+        "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
     }
 
 

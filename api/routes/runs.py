@@ -115,10 +115,17 @@ async def list_runs(
     agent_id: str | None = None,
     session_id: str | None = None,
     parent_run_id: str | None = None,
+    batch_id: str | None = None,
 ) -> List[Run]:
-    """Runs, the newest first; `parent_run_id` finds the sub-agents that a run has started."""
+    """Runs, the newest first; `parent_run_id` finds the sub-agents that a run has started, `batch_id` a batch's."""
     wanted = RunFilter(
-        status or (), agent_id, session_id, parent_run_id, created_after=created.after, created_before=created.before
+        status or (),
+        agent_id,
+        session_id,
+        parent_run_id,
+        created_after=created.after,
+        created_before=created.before,
+        batch_id=batch_id,
     )
     found = await Runs(unit.connection).find(caller.workspace_id, wanted, limit=limit, cursor=page, descending=order == "desc")
     return listed([run_of(row, service.temporal_ui) for row in found.rows], found.next_page)

@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse
 from api.auth import RunsRead, SessionsRead, authenticate
 from api.errors import PROBLEMS
 from api.routes.events import Types
-from api.sse import RunEnd, is_sdk, start_of, stream, viewer
+from api.sse import End, is_sdk, start_of, stream, viewer
 from api.state import Service, TheService
 from api.tail import Viewer
 from api.wire import run_of
@@ -24,20 +24,20 @@ from storage.sessions import Sessions
 from storage.tables import RunRow
 
 
-async def _authenticated(request: Request, service: TheService) -> Principal:
+async def authenticated(request: Request, service: TheService) -> Principal:
     async with service.database.read() as connection:
         return await authenticate(request, connection)
 
 
-_SSE: dict[int | str, dict[str, Any]] = {**PROBLEMS, 200: {"content": {"text/event-stream": {}}, "description": "Events"}}
-router = APIRouter(tags=["streams"], dependencies=[Depends(_authenticated)])
+SSE: dict[int | str, dict[str, Any]] = {**PROBLEMS, 200: {"content": {"text/event-stream": {}}, "description": "Events"}}
+router = APIRouter(tags=["streams"], dependencies=[Depends(authenticated)])
 
 After = Annotated[int | None, Query(ge=0, description="Begin behind this seq; 0 is everything")]
 Deltas = Annotated[list[str] | None, Query(alias="event_deltas[]", description="Event types to preview")]
 DeltasPlain = Annotated[list[str] | None, Query(alias="event_deltas", include_in_schema=False)]
 
 
-@router.get("/v1/sessions/{session_id}/events/stream", response_class=EventSourceResponse, responses=_SSE)
+@router.get("/v1/sessions/{session_id}/events/stream", response_class=EventSourceResponse, responses=SSE)
 async def stream_session(
     request: Request,
     session_id: str,
@@ -57,7 +57,7 @@ async def stream_session(
     return stream(request, service.tails, session_id, wanted, last_seq)
 
 
-@router.get("/v1/sessions/{session_id}/threads/{thread_id}/stream", response_class=EventSourceResponse, responses=_SSE)
+@router.get("/v1/sessions/{session_id}/threads/{thread_id}/stream", response_class=EventSourceResponse, responses=SSE)
 async def stream_thread(
     request: Request,
     session_id: str,
@@ -80,7 +80,7 @@ async def stream_thread(
     return stream(request, service.tails, session_id, wanted, last_seq)
 
 
-@router.get("/v1/runs/{run_id}/events/stream", response_class=EventSourceResponse, responses=_SSE)
+@router.get("/v1/runs/{run_id}/events/stream", response_class=EventSourceResponse, responses=SSE)
 async def stream_run(
     request: Request,
     run_id: str,
@@ -119,7 +119,7 @@ async def wait_for_run(
     return run_of(row, service.temporal_ui)
 
 
-async def _look(service: Service, caller: Principal, run_id: str) -> tuple[RunRow, int, RunEnd]:
+async def _look(service: Service, caller: Principal, run_id: str) -> tuple[RunRow, int, End]:
     """The run, its log's end, and what ends its newest attempt."""
     async with service.database.read() as connection:
         row = await Runs(connection).get(run_id, caller.workspace_id)
@@ -128,4 +128,4 @@ async def _look(service: Service, caller: Principal, run_id: str) -> tuple[RunRo
         over = None
         if RunStatus(row.status).over:
             over = await last_of_type(connection, row.session_id, run_id, f"run.{row.status}")
-    return row, session.last_seq, RunEnd(queued, over, run_id, row.status)
+    return row, session.last_seq, End(queued, over, {"run_id": run_id}, row.status)

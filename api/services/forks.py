@@ -66,7 +66,8 @@ async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str 
 
 async def _kept(unit: Unit, session_id: str) -> SessionRow:
     """The session, which is not deleted while it is read, and goes on meanwhile. Raises NotFound."""
-    mine = (col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == unit.caller.workspace_id)
+    theirs = col(SessionRow.workspace_id) == unit.caller.workspace_id
+    mine = (col(SessionRow.id) == session_id, theirs, col(SessionRow.hidden).is_(False))
     # Postgres: FOR KEY SHARE stands in the way of a DELETE only. On SQLite there is one writer, which is this one.
     statement = select(SessionRow).where(*mine).with_for_update(read=True, key_share=True)
     found = await fetch_one(unit.connection, SessionRow, statement)

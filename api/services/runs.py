@@ -11,29 +11,22 @@ from api.wire import run_of
 from domain.agents import Limits
 from domain.clock import now
 from domain.errors import Archived, Conflict, QueueFull, RunFinished, SessionBusy
-from domain.events import (
-    Event,
-    RunCancelled,
-    RunQueued,
-    RunTerminated,
-    UserMessage,
-)
-from domain.ids import new_id
+from domain.events import Event, RunQueued, UserMessage
 from domain.payload import UserContent
-from domain.queue_events import QueueUpdated, SessionSteer
+from domain.queue_events import SessionSteer
 from domain.runs import RunStatus
 from domain.sessions import OnBusy
 from domain.transcript import STEERED
 from live.bus import LiveBus
 from storage.agents import config_of
-from storage.approvals import Approvals
+from storage.commands import RunCommands
 from storage.journal import Draft, written
 from storage.pending import steered
 from storage.queues import INTERRUPTING, NEXT, Queues
 from storage.rows import add
 from storage.runs import Runs
 from storage.sessions import Sessions
-from storage.starts import Route, run_start
+from storage.starts import Route, queued_run, run_start
 from storage.tables import RunRow, SessionRow
 from workflows.client import RunClient
 
@@ -163,63 +156,30 @@ class RunService:
 
     async def cancel(self, unit: Unit, run_id: str, reason: str | None) -> RunRow:
         row = await self._live_run(unit, run_id)
-        if await self._drop_if_waiting(unit, row, RunCancelled(reason=reason)):
-            return await Runs(unit.connection).get(run_id)
-        tree = await self._tree(unit, row)
-        for run in tree:
-            if run.cancel_requested_at is None:
-                await Runs(unit.connection).change(run.id, cancel_requested_at=now(), stop_note=reason)
-                await self._close_approvals(unit, run)
+        if tree := await RunCommands(unit.connection, unit.journal).cancel(row, reason):
 
-        async def deliver() -> None:
-            self._stop_calls(tree)
-            await self._client.cancel(run_id)
+            async def deliver() -> None:
+                self._stop_calls(tree)
+                await self._client.cancel(run_id)
 
-        unit.deliveries.append(deliver)
+            unit.deliveries.append(deliver)
         return await Runs(unit.connection).get(run_id)
 
     async def terminate(self, unit: Unit, run_id: str, reason: str | None) -> RunRow:
         row = await self._live_run(unit, run_id)
-        if await self._drop_if_waiting(unit, row, RunTerminated(reason=reason)):
-            return await Runs(unit.connection).get(run_id)
-        tree = await self._tree(unit, row)
-        for run in tree:
-            await Runs(unit.connection).change(run.id, terminate_requested_at=now(), stop_note=reason)
-            await self._close_approvals(unit, run)
+        if tree := await RunCommands(unit.connection, unit.journal).terminate(row, reason):
 
-        async def deliver() -> None:
-            await self._client.terminate(run_id, reason)
-            self._stop_calls(tree)
+            async def deliver() -> None:
+                await self._client.terminate(run_id, reason)
+                self._stop_calls(tree)
 
-        unit.deliveries.append(deliver)
+            unit.deliveries.append(deliver)
         return await Runs(unit.connection).get(run_id)
 
     async def retry(self, unit: Unit, run_id: str) -> RunRow:
         """Run a failed run again, from where its log stands. Raises Conflict when it did not fail or is not the newest."""
-        runs = Runs(unit.connection)
-        row = await runs.get(run_id, unit.caller.workspace_id, lock=True)
-        if row.status not in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TERMINATED):
-            raise Conflict(f"Run {run_id} is {row.status}: only a run that failed or was stopped can be retried.")
-        if row.copied_from is not None:
-            raise Conflict(f"Run {run_id} is a copy of {row.copied_from}, which never ran in this session: send a message.")
-        if row.thread_id is not None:
-            raise Conflict(f"Run {run_id} is a sub-agent's: run {row.parent_run_id} has its outcome, and may delegate again.")
-        if await runs.newest_in(row.session_id) != run_id or await runs.gone_on(row):
-            raise Conflict(f"The session has gone on after run {run_id}: send the message again instead.")
-        fresh = {
-            "pause_requested_at": None,
-            "paused_at": None,
-            "resume_requested_at": None,
-            "cancel_requested_at": None,
-            "terminate_requested_at": None,
-            "stop_note": None,
-            "answered_at": None,
-            "workflow_seen_at": None,
-        }
-        queued = [Draft(RunQueued(attempt=row.attempt + 1))]
-        (again,) = await unit.journal.append(row.session_id, run_id, queued, run_changes=fresh)
-        await Queues(unit.connection).place(run_id, NEXT + again.seq)
-        row = await runs.get(run_id)
+        row = await Runs(unit.connection).get(run_id, unit.caller.workspace_id, lock=True)
+        row = await RunCommands(unit.connection, unit.journal).retry(row)
         await self._activate(unit, row)
         return row
 
@@ -259,41 +219,11 @@ class RunService:
             await self.cancel(unit, active.id, "The session was archived.")
         await sessions.change(session_id, archived_at=now())
 
-    async def _close_approvals(self, unit: Unit, row: RunRow) -> None:
-        """Nobody is asked any more, from the moment on in which the run is told to stop."""
-        drafts = await Approvals(unit.connection).cancel_pending(row.id)
-        if drafts:
-            await unit.journal.append(row.session_id, row.id, drafts)
-
-    async def _drop_if_waiting(self, unit: Unit, row: RunRow, payload: RunCancelled | RunTerminated) -> bool:
-        """End a turn that still waits behind another: no workflow knows of it."""
-        session = await Sessions(unit.connection, unit.caller.workspace_id).get(row.session_id)
-        if row.status != RunStatus.QUEUED or session.active_run_id == row.id or row.thread_id is not None:
-            return False
-        drafts = [] if row.input_event_id is None else [Draft(QueueUpdated(event_id=row.input_event_id, removed=True))]
-        drafts.append(Draft(payload))
-        await unit.journal.append(row.session_id, row.id, drafts)
-        return True
-
     async def _row(self, unit: Unit, session: SessionRow, new: NewRun, input_event_id: str) -> RunRow:
         config = await config_of(unit.connection, session.agent_id, session.agent_version)
-        moment = now()
-        return RunRow(
-            id=new_id("run"),
-            workspace_id=unit.caller.workspace_id,
-            session_id=session.id,
-            kind=new.kind,
-            agent_id=session.agent_id,
-            agent_version=session.agent_version,
-            agent_name=config.name,
-            model=config.model.id,
-            status=RunStatus.QUEUED,
-            limits=(new.limits or config.limits).model_dump(mode="json"),
-            meta=dict(new.metadata or {}),
-            created_at=moment,
-            touched_at=moment,
-            input_event_id=input_event_id,
-        )
+        row = queued_run(session, config, kind=new.kind, limits=new.limits, metadata=new.metadata or {})
+        row.input_event_id = input_event_id
+        return row
 
     async def _activate(self, unit: Unit, row: RunRow) -> None:
         if await Queues(unit.connection).activate(row.session_id, row.id):

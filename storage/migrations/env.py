@@ -5,7 +5,7 @@ from typing import Literal
 from alembic import context
 from sqlmodel import AutoString
 
-import storage.tables
+import storage.batch_tables  # and with it storage.tables
 from storage.search_tables import compared
 
 
@@ -17,7 +17,7 @@ def render(kind: str, value: object, _context: object) -> str | Literal[False]:
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=storage.tables.SQLModel.metadata,
+    target_metadata=storage.batch_tables.SQLModel.metadata,
     render_as_batch=True,
     compare_type=True,
     render_item=render,

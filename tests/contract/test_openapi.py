@@ -82,6 +82,13 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
                 known |= waiting_message(workspace)
             if "{approval_id}" in operation.path:
                 known["approval_id"] = pending_approval(workspace)
+            if "{batch_id}" in operation.path:
+                slow = json.dumps({"script": [{"text": "word " * 4000, "delay_ms": 50}]})
+                body = {"agent": run["agent"]["id"], "inputs": [slow]}
+                known["batch_id"] = workspace.post("/v1/batches", body, expect=201)["id"]
+            if "{operation_id}" in operation.path:
+                body = {"action": "cancel", "filter": {"batch_id": "none"}}
+                known["operation_id"] = workspace.post("/v1/bulk_operations", body, expect=202)["id"]
             known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}
             statuses += fuzz(operation, workspace, known)
         sent += statuses.total()
@@ -94,6 +101,7 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
         "POST /v1/agents",
         "POST /v1/sessions",
         "POST /v1/sessions/import",
+        "POST /v1/batches",
         "POST /v1/agents/{agent_id}",
         "POST /v1/agents/{agent_id}/rollback",
         "DELETE /v1/api_keys/{key_id}",
