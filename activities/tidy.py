@@ -1,4 +1,4 @@
-"""Cleaning up on disk, once a day: directories of sessions that have long been idle, and what nothing names any more."""
+"""Cleaning up, once a day: directories of sessions that have long been idle, what nothing names any more, expired tokens."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from domain.clock import now
+from storage.client_tokens import remove_expired
 from storage.database import Database
 from storage.files import stored_ids
 from storage.sessions import expire_directories
@@ -17,6 +18,8 @@ EVERY_SECONDS = 86_400.0
 AT_MOST_SECONDS = 20.0
 """After this long the rest is the next sweep's."""
 PAGE = 200
+KEEP_TOKENS = timedelta(days=1)
+"""After they have expired: a page that was asleep is told so, and not that there is no such token."""
 
 
 class Tidy:
@@ -36,6 +39,8 @@ class Tidy:
     async def run(self, seconds: float) -> bool:
         """Whether all was looked at within that time."""
         until = time.monotonic() + seconds
+        async with self._database.write() as transaction:
+            await remove_expired(transaction.connection, now() - KEEP_TOKENS)
         for workspace in await asyncio.to_thread(_names, self._files.root):
             folder = self._files.root / workspace
             for page in _pages(await asyncio.to_thread(_names, folder)):

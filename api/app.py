@@ -1,14 +1,29 @@
 """The HTTP application: middleware, routes, and what they share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.routes import agents, approvals, artifacts, catalog, events, files, health, keys, runs, sessions, streams, threads
+from api.routes import (
+    agents,
+    approvals,
+    artifacts,
+    catalog,
+    client_tokens,
+    events,
+    files,
+    health,
+    keys,
+    runs,
+    sessions,
+    streams,
+    threads,
+)
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
@@ -27,8 +42,10 @@ from workflows.client import RunClient
 
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
+EXPOSED = ("Request-Id", "Location", "Content-Location", "Retry-After", "Idempotent-Replayed")
+"""Headers that pages of other origins may read."""
 
-_MODULES = (health, agents, streams, sessions, threads, events, artifacts, runs, approvals, files, catalog, keys)
+_MODULES = (health, agents, streams, sessions, client_tokens, threads, events, artifacts, runs, approvals, files, catalog, keys)
 ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 
@@ -69,7 +86,9 @@ def create_app(
     files: FileStore,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
+    """`cors_origins`: whose pages may call, `https://app.example.com`; `*` is every page."""
     release = version("perdure")
     app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
     tails = Tails(database, live)
@@ -86,6 +105,14 @@ def create_app(
         temporal_ui=temporal_ui,
         version=release,
     )
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST", "PATCH", "DELETE"),
+            allow_headers=("*",),  # without cookies a page can do with them what anybody can who has the token
+            expose_headers=EXPOSED,
+        )
     app.add_middleware(RequestId, leaving=lambda: tails.leaving)
     errors.install(app)
     for router in ROUTERS:

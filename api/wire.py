@@ -62,6 +62,18 @@ class Agent(BaseModel):
             archived_at=agent.archived_at,
         )
 
+    def to_viewers(self) -> "Agent":
+        """What those see of it who see the conversation only: not how it was instructed, nor with what it is connected."""
+        kept: dict[str, Any] = {
+            "system": None,
+            "tools": [],
+            "mcp_servers": [],
+            "multiagent": None,
+            "approvals": None,
+            "metadata": {},
+        }
+        return self.model_copy(update=kept)
+
 
 def _roster(multiagent: Multiagent, agent: AgentVersion) -> dict[str, Any]:
     """Every entry as an agent at a version, which is what the SDK knows."""

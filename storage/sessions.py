@@ -15,7 +15,7 @@ from domain.ids import new_id
 from domain.sessions import OnBusy, SessionStatus
 from storage.database import Connection
 from storage.rows import Page, add, fetch_one, owned, page
-from storage.tables import AgentRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
+from storage.tables import AgentRow, ApprovalRow, ArtifactRow, ClientTokenRow, EventRow, RunRow, SessionRow, WaitRow
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Sessions:
         )
 
     async def delete(self, session_id: str) -> None:
-        """The session with its runs, events and artifacts. The caller has seen that no run is active."""
-        for row in (ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
+        """The session with its runs, events, artifacts and tokens. The caller has seen that no run is active."""
+        for row in (ClientTokenRow, ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
             await self._connection.execute(delete(row).where(col(row.session_id) == session_id))
         await self._connection.execute(
             delete(SessionRow).where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)

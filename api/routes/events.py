@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
+from api.client_access import need
 from api.content import Content, TextBlock, content_of
 from api.errors import PROBLEMS
 from api.frames import sdk_types
@@ -122,6 +123,7 @@ async def _send(session_id: str, event: PostedEvent, unit: UnitOfWork, service: 
             stored, _ = await service.runs.submit(unit, session_id, new)
             return stored
         case ToolConfirmationEvent():
+            need(unit.caller, "approvals")
             decision = Decision(
                 approve=event.result == "allow",
                 reason=event.deny_message,
@@ -130,6 +132,7 @@ async def _send(session_id: str, event: PostedEvent, unit: UnitOfWork, service: 
             )
             return await answers.confirm(unit, session_id, event.tool_use_id, decision)
         case CustomToolResultEvent():
+            need(unit.caller, "tool_results")
             content = content_of(event.content)
             return await answers.custom_result(unit, session_id, event.custom_tool_use_id, content, event.is_error)
         case AnswerEvent():

@@ -158,7 +158,10 @@ async def _session(unit: Unit, row: SessionRow) -> Session:
 async def _sessions(unit: Unit, rows: Sequence[SessionRow]) -> list[Session]:
     agents = await Agents(unit.connection, unit.caller.workspace_id).many((row.agent_id, row.agent_version) for row in rows)
     waiting = await Runs(unit.connection).queue_lengths([row.id for row in rows])
-    return [Session.of(row, agents[row.agent_id, row.agent_version], waiting.get(row.id, 0)) for row in rows]
+    found = [Session.of(row, agents[row.agent_id, row.agent_version], waiting.get(row.id, 0)) for row in rows]
+    if unit.caller.session_id is not None:
+        return [session.model_copy(update={"agent": session.agent.to_viewers()}) for session in found]
+    return found
 
 
 @router.post("", status_code=201)

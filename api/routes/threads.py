@@ -96,7 +96,7 @@ async def list_threads(
         return listed(threads, _FIRST if found.rows else None)
     agents = await Agents(unit.connection, caller.workspace_id).many((r.agent_id, r.agent_version) for r in found.rows)
     roots = await Runs(unit.connection).on_primary(row.parent_run_id for row in found.rows)
-    threads += [_of_run(row, agents[row.agent_id, row.agent_version], roots) for row in found.rows]
+    threads += [_of_run(unit, row, agents[row.agent_id, row.agent_version], roots) for row in found.rows]
     return listed(threads, found.next_page)
 
 
@@ -107,7 +107,7 @@ async def get_thread(session_id: str, thread_id: str, caller: SessionsRead, unit
         return await _primary(unit, session)
     row = await Runs(unit.connection).on_thread(session_id, thread_id)
     agent = await Agents(unit.connection, caller.workspace_id).get(row.agent_id, row.agent_version)
-    return _of_run(row, agent, await Runs(unit.connection).on_primary([row.parent_run_id]))
+    return _of_run(unit, row, agent, await Runs(unit.connection).on_primary([row.parent_run_id]))
 
 
 @router.get("/{thread_id}/events")
@@ -132,7 +132,7 @@ async def _primary(unit: Unit, session: SessionRow) -> Thread:
             "id": thread_of(session.id),
             "session_id": session.id,
             "parent_thread_id": None,
-            "agent": Agent.of(agent),
+            "agent": _shown(agent, unit),
             "status": session.status,
             "title": session.title,
             "run_id": session.active_run_id,
@@ -149,7 +149,7 @@ async def _primary(unit: Unit, session: SessionRow) -> Thread:
     )
 
 
-def _of_run(row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
+def _of_run(unit: Unit, row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
     """`roots`: the runs on the primary thread, among those that delegated."""
     end = row.finished_at or now()
     by = row.parent_run_id or ""
@@ -157,7 +157,7 @@ def _of_run(row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
         id=row.thread_id or "",
         session_id=row.session_id,
         parent_thread_id=thread_of(row.session_id if by in roots else by),
-        agent=Agent.of(agent),
+        agent=_shown(agent, unit),
         status=_STATUSES[RunStatus(row.status)],
         title=row.meta.get("title"),
         run_id=row.id,
@@ -170,3 +170,7 @@ def _of_run(row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
         created_at=row.created_at,
         updated_at=row.touched_at,
     )
+
+
+def _shown(agent: AgentVersion, unit: Unit) -> Agent:
+    return Agent.of(agent) if unit.caller.session_id is None else Agent.of(agent).to_viewers()
