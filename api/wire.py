@@ -64,15 +64,8 @@ class Agent(BaseModel):
 
     def to_viewers(self) -> "Agent":
         """What those see of it who see the conversation only: not how it was instructed, nor with what it is connected."""
-        kept: dict[str, Any] = {
-            "system": None,
-            "tools": [],
-            "mcp_servers": [],
-            "multiagent": None,
-            "approvals": None,
-            "metadata": {},
-        }
-        return self.model_copy(update=kept)
+        empty: dict[str, Any] = {"tools": [], "mcp_servers": [], "metadata": {}}
+        return self.model_copy(update={"system": None, "multiagent": None, "approvals": None, **empty})
 
 
 def _roster(multiagent: Multiagent, agent: AgentVersion) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tokens for browsers: one session, an hour, and nothing that was not opened to them."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -18,12 +19,19 @@ from storage.tables import ClientTokenRow
 from tests.contract.test_bad_input import body_for, fill, operations, refused
 from tests.service import Frame, ServiceThread, Workspace, is_delta, parse
 
+HELLO = {"text": "Hello."}
 SLOW = {"text": "slow ", "words": 250, "delay_ms": 20}
 ASKING = {"type": "function", "name": "write", "permission_policy": {"type": "always_ask"}}
 
 
 def new_session(workspace: Workspace, **agent: Any) -> str:
     return workspace.post("/v1/sessions", {"agent": workspace.agent(**agent)["id"]}, expect=201)["id"]
+
+
+def say(workspace: Workspace, session_id: str, *steps: dict[str, Any]) -> str:
+    """The id of the run that answers from that script."""
+    body = {"content": json.dumps({"script": steps})}
+    return workspace.post(f"/v1/sessions/{session_id}/messages", body, expect=201)["run"]["id"]
 
 
 def mint(workspace: Workspace, session_id: str, *grants: str) -> dict[str, Any]:
@@ -56,27 +64,24 @@ def test_a_page_converses_and_stops(workspace: Workspace, session: str, page: Wo
     lasts = datetime.fromisoformat(token["expires_at"]) - datetime.fromisoformat(token["created_at"])
     assert (token["token"][:4], lasts) == ("pct_", timedelta(minutes=60))
 
-    sent = page.post(f"/v1/sessions/{session}/messages", {"content": '{"script": [{"text": "Hello."}]}'}, expect=201)
-    stream = page.stream(f"/v1/runs/{sent['run']['id']}/events/stream")
+    stream = page.stream(f"/v1/runs/{say(page, session, HELLO)}/events/stream")
     assert [frame.data["content"][0]["text"] for frame in stream if frame.event == "agent.message"] == ["Hello."]
     assert len(page.get(f"/v1/sessions/{session}/items")["data"]) == 2
 
-    slow = page.post(
-        f"/v1/sessions/{session}/messages", {"content": '{"script": [{"text": "a ", "words": 900, "delay_ms": 20}]}'}
-    )
-    page.stream(f"/v1/runs/{slow['run']['id']}/events/stream", until=is_delta)
-    page.post(f"/v1/runs/{slow['run']['id']}/cancel", expect=202)
-    assert page.get(f"/v1/runs/{slow['run']['id']}/wait")["status"] == "cancelled"
+    slow = say(page, session, SLOW)
+    page.stream(f"/v1/runs/{slow}/events/stream", until=is_delta)
+    page.post(f"/v1/runs/{slow}/cancel", expect=202)
+    assert page.get(f"/v1/runs/{slow}/wait")["status"] == "cancelled"
 
 
 def test_a_page_does_not_see_what_the_agent_is_made_of(workspace: Workspace, session: str, page: Workspace) -> None:
-    run = page.post(f"/v1/sessions/{session}/messages", {"content": '{"script": [{"text": "Hello."}]}'}, expect=201)["run"]
-    assert "temporal.internal" in workspace.get(f"/v1/runs/{run['id']}")["links"]["temporal"]
+    run = say(page, session, HELLO)
+    assert "temporal.internal" in workspace.get(f"/v1/runs/{run}")["links"]["temporal"]
     thread = page.get(f"/v1/sessions/{session}/threads")["data"][0]["id"]
     for path in (f"sessions/{session}", f"sessions/{session}/threads", f"sessions/{session}/threads/{thread}"):
         assert "A secret." in workspace.http.get(f"/v1/{path}").text
         assert not {"A secret.", "always_ask"} & set(page.http.get(f"/v1/{path}").text.split('"'))
-    for path in (f"/v1/runs/{run['id']}", f"/v1/runs/{run['id']}/wait"):
+    for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/wait"):
         assert "temporal.internal" not in page.http.get(path).text
 
 
@@ -115,8 +120,7 @@ def test_what_is_asked_of_the_operator_needs_a_grant(workspace: Workspace) -> No
     tool = {"type": "custom", "name": "pay", "description": "Pays.", "input_schema": {"type": "object"}}
     session = new_session(workspace, tools=[ASKING, tool])
     write = {"name": "write", "input": {"file_path": "a", "content": "x"}}
-    script = '{"script": [{"tools": [%s]}, {"tools": [{"name": "pay", "input": {}}]}, {"text": "Done."}]}'
-    run = workspace.post(f"/v1/sessions/{session}/messages", {"content": script % str(write).replace("'", '"')})["run"]["id"]
+    run = say(workspace, session, {"tools": [write]}, {"tools": [{"name": "pay", "input": {}}]}, {"text": "Done."})
     path = f"/v1/sessions/{session}/events"
 
     def waits(kind: str) -> str:
@@ -134,7 +138,9 @@ def test_what_is_asked_of_the_operator_needs_a_grant(workspace: Workspace) -> No
         allow = {"events": [{"type": "user.tool_confirmation", "tool_use_id": approval, "result": "allow"}]}
         refused(plain.http.post(path, json=allow), 403, "forbidden")
         granted.post(path, allow, expect=200)
-        result = {"events": [{"type": "user.custom_tool_result", "custom_tool_use_id": waits("tool_result"), "content": []}]}
+        result: Any = {
+            "events": [{"type": "user.custom_tool_result", "custom_tool_use_id": waits("tool_result"), "content": []}]
+        }
         refused(plain.http.post(path, json=result), 403, "forbidden")
         granted.post(path, result, expect=200)
         assert plain.get(f"/v1/runs/{run}/wait")["status"] == "completed"
@@ -144,7 +150,7 @@ def test_an_address_takes_client_tokens_only_and_no_log_has_them(
     workspace: Workspace, session: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    run = workspace.post(f"/v1/sessions/{session}/messages", {"content": '{"script": [{"text": "Hello."}]}'})["run"]["id"]
+    run = say(workspace, session, HELLO)
     token = mint(workspace, session)["token"]
     stream, plain = f"{workspace.service.url}/v1/runs/{run}/events/stream", f"{workspace.service.url}/v1/runs/{run}"
 
@@ -163,7 +169,7 @@ def test_an_address_takes_client_tokens_only_and_no_log_has_them(
 def test_a_stream_ends_with_its_token_and_a_new_one_takes_it_up_inside_the_text(workspace: Workspace, session: str) -> None:
     token = mint(workspace, session)
     expires_in(workspace.service, token["id"], 1.5)
-    sent = workspace.post(f"/v1/sessions/{session}/messages", {"content": '{"script": [%s]}' % str(SLOW).replace("'", '"')})
+    run = say(workspace, session, SLOW)
     url = f"{workspace.service.url}/v1/sessions/{session}/events/stream"
 
     began = time.monotonic()
@@ -187,7 +193,7 @@ def test_a_stream_ends_with_its_token_and_a_new_one_takes_it_up_inside_the_text(
     assert final.startswith(joined)  # the last piece may be missing, where the final event was faster
     assert len(joined) > 0.8 * len(final)
     assert seqs(frames) == list(range(1, len(seqs(frames)) + 1))
-    assert workspace.get(f"/v1/runs/{sent['run']['id']}")["status"] == "completed"
+    assert workspace.get(f"/v1/runs/{run}")["status"] == "completed"
 
 
 def seqs(frames: list[Frame]) -> list[int]:
@@ -225,7 +231,7 @@ def test_a_token_ends_with_its_key_and_with_its_session(workspace: Workspace) ->
 def test_a_token_may_do_no_more_than_its_key(workspace: Workspace, session: str) -> None:
     service = workspace.service
     narrow = workspace.post("/v1/api_keys", {"name": "n", "scopes": ["sessions:read", "sessions:write"]})["key"]
-    run = workspace.post(f"/v1/sessions/{session}/messages", {"content": '{"script": [{"text": "Hello."}]}'})["run"]["id"]
+    run = say(workspace, session, HELLO)
     with Workspace(service, narrow) as backend, Workspace(service, mint(backend, session)["token"]) as page:
         page.get(f"/v1/sessions/{session}")
         page.get(f"/v1/runs/{run}", expect=403)

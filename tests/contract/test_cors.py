@@ -22,10 +22,9 @@ def open_service(tmp_path_factory: pytest.TempPathFactory, service: ServiceThrea
 
 
 def preflight(url: str, origin: str, method: str) -> httpx2.Response:
-    asked = {"Origin": origin, "Access-Control-Request-Method": method}
-    return httpx2.options(
-        url, headers=asked | {"Access-Control-Request-Headers": "authorization,idempotency-key,last-event-id"}
-    )
+    headers = "authorization,idempotency-key,last-event-id"
+    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
+    return httpx2.options(url, headers={"Origin": origin, **asked})
 
 
 def test_a_page_that_is_named_may_call_and_read_every_answer(open_service: ServiceThread) -> None:
