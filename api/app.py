@@ -19,6 +19,7 @@ from api.routes import (
     files,
     health,
     keys,
+    resources,
     runs,
     sessions,
     streams,
@@ -45,7 +46,22 @@ DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, ever
 EXPOSED = ("Request-Id", "Location", "Content-Location", "Retry-After", "Idempotent-Replayed")
 """Headers that pages of other origins may read."""
 
-_MODULES = (health, agents, streams, sessions, client_tokens, threads, events, artifacts, runs, approvals, files, catalog, keys)
+_MODULES = (
+    health,
+    agents,
+    streams,
+    sessions,
+    client_tokens,
+    threads,
+    events,
+    resources,
+    artifacts,
+    runs,
+    approvals,
+    files,
+    catalog,
+    keys,
+)
 ROUTERS = (files.uploads, *(module.router for module in _MODULES))
 
 

@@ -138,9 +138,8 @@ def test_what_is_asked_of_the_operator_needs_a_grant(workspace: Workspace) -> No
         allow = {"events": [{"type": "user.tool_confirmation", "tool_use_id": approval, "result": "allow"}]}
         refused(plain.http.post(path, json=allow), 403, "forbidden")
         granted.post(path, allow, expect=200)
-        result: Any = {
-            "events": [{"type": "user.custom_tool_result", "custom_tool_use_id": waits("tool_result"), "content": []}]
-        }
+        answer: dict[str, Any] = {"custom_tool_use_id": waits("tool_result"), "content": []}
+        result = {"events": [{"type": "user.custom_tool_result", **answer}]}
         refused(plain.http.post(path, json=result), 403, "forbidden")
         granted.post(path, result, expect=200)
         assert plain.get(f"/v1/runs/{run}/wait")["status"] == "completed"
