@@ -3,12 +3,14 @@
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from api.auth import SessionsRead
 from api.errors import PROBLEMS
+from api.frames import sdk_types
 from api.pages import Cursor, EventLimit, List, listed, seq_cursor, seq_of
+from api.sse import is_sdk
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
 from api.wire import Agent, Stats, Time, usage_of
 from domain.agents import AgentVersion
@@ -112,7 +114,13 @@ async def get_thread(session_id: str, thread_id: str, caller: SessionsRead, unit
 
 @router.get("/{thread_id}/events")
 async def list_thread_events(
-    session_id: str, thread_id: str, caller: SessionsRead, unit: UnitOfWork, limit: EventLimit = 100, page: Cursor = None
+    request: Request,
+    session_id: str,
+    thread_id: str,
+    caller: SessionsRead,
+    unit: UnitOfWork,
+    limit: EventLimit = 100,
+    page: Cursor = None,
 ) -> List[dict[str, Any]]:
     """The thread's part of the session's log, in order; of the primary thread, with the states of the others."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
@@ -120,7 +128,8 @@ async def list_thread_events(
     run_id = None if is_primary else (await Runs(unit.connection).on_thread(session_id, thread_id)).id
     after = 0 if page is None else seq_of(page)
     primary = CROSS_POSTED if is_primary else None
-    events = await read(unit.connection, session_id, after=after, run_id=run_id, primary=primary, limit=limit + 1)
+    types = sdk_types(None) if is_sdk(request) else None
+    events = await read(unit.connection, session_id, after=after, run_id=run_id, types=types, primary=primary, limit=limit + 1)
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
     return listed([event.wire() for event in events[:limit]], following)
 
