@@ -39,7 +39,7 @@ def sdk(workspace: Workspace) -> Iterator[Anthropic]:
 
 def methods(resource: Any, path: str = "") -> Iterator[str]:
     """All of a resource and of those below it."""
-    kind: type[object] = type(resource)
+    kind: Any = type(resource)
     for name, member in vars(kind).items():
         if name.startswith(("_", "with_")):
             continue
