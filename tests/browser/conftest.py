@@ -5,8 +5,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -50,15 +50,13 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-Backend = Callable[..., AbstractContextManager[str]]
-
-
 @contextmanager
-def example_backend(url: str, key: str, agent: str, port: int, public_url: str | None = None) -> Generator[str]:
-    """`examples/browser/server.py` as its reader starts it; its address."""
+def example_backend(folder: Path, url: str, key: str, agent: str, port: int, public_url: str | None = None) -> Generator[str]:
+    """A copy of `examples/browser` in that folder, served as its reader does it; its address."""
+    shutil.copytree(ROOT / "examples" / "browser", folder)
     environment = {"PERDURE_URL": url, "PERDURE_API_KEY": key, "PERDURE_AGENT": agent, "PORT": str(port)}
     environment["PERDURE_PUBLIC_URL"] = public_url or url
-    command = [sys.executable, str(ROOT / "examples" / "browser" / "server.py")]
+    command = [sys.executable, str(folder / "server.py")]
     process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ROOT, example_backend
 from tests.commands.proxy import Proxy, cutting_proxy
@@ -52,9 +52,9 @@ def proxy(open_service: ServiceThread) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def origin(workspace: Workspace, proxy: Proxy, origin_port: int) -> Iterator[str]:
+def origin(tmp_path: Path, workspace: Workspace, proxy: Proxy, origin_port: int) -> Iterator[str]:
     agent = workspace.agent()["id"]
-    with example_backend(workspace.service.url, workspace.key, agent, origin_port, proxy.url) as origin:
+    with example_backend(tmp_path / "page", workspace.service.url, workspace.key, agent, origin_port, proxy.url) as origin:
         yield origin
 
 
@@ -148,7 +148,7 @@ def test_the_service_is_killed_in_the_middle_of_a_text(page: Page, tmp_path: Pat
         up = machine.up()
         up.ready()
         agent = httpx2.post(f"{up.url}/v1/agents", json={"name": "a", "model": "demo:script"}, headers=AUTH).json()["id"]
-        with example_backend(up.url, KEY, agent, origin_port) as origin:
+        with example_backend(tmp_path / "page", up.url, KEY, agent, origin_port) as origin:
             page.goto(origin)
             say(page, SLOW)
             before = written(page, 60)
@@ -198,31 +198,25 @@ def react() -> dict[str, str]:
         code = (NODE / "node_modules" / package / "cjs" / f"{file}.production.js").read_text()
         source += f"\n{{ const module = {{ exports: {{}} }}, exports = module.exports;\n(function () {{ {code} }})();"
         source += f"\nmodules[{name!r}] = module.exports; }}"
-    modules = {"/bundle.js": source}
+    modules = {"bundle.js": source}
     for name in ("react", "react-dom/client"):
         exported = ", ".join(names[name][2].split())
-        modules[f"/{name}.js"] = (
+        modules[f"{name}.js"] = (
             f"import './{'../' * name.count('/')}bundle.js'; export const {{ {exported} }} = required({name!r});"
         )
     return modules
 
 
-def serve(page: Page, url: str, body: str, content_type: str) -> None:
-    def answer(route: Route) -> None:
-        route.fulfill(body=body, content_type=content_type)
-
-    page.route(url, answer)
-
-
-def test_the_react_hook_shows_a_chat(page: Page, origin: str, workspace: Workspace, proxy: Proxy) -> None:
+def test_the_react_hook_shows_a_chat(page: Page, origin: str, workspace: Workspace, proxy: Proxy, tmp_path: Path) -> None:
     install()
     imports = {"react": "/react.js", "react-dom/client": "/react-dom/client.js"}
     component = REACT.format(root=STRICT).replace("createElement as e }", "createElement as e, StrictMode }")
     html = f"""<!doctype html><div id="root"></div>
       <script type="importmap">{json.dumps({"imports": imports})}</script><script type="module">{component}</script>"""
-    for path, code in react().items():
-        serve(page, f"{origin}{path}", code, "text/javascript")
-    serve(page, f"{origin}/react.html", html, "text/html")
+    for path, content in {**react(), "react.html": html}.items():
+        file = tmp_path / "page" / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
     page.add_init_script(WATCH)
     page.goto(f"{origin}/react.html")
     say(page, SLOW)
