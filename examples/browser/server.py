@@ -6,6 +6,7 @@ PERDURE_URL=http://127.0.0.1:8000 PERDURE_API_KEY=… PERDURE_AGENT=… python e
 import json
 import os
 import re
+from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,5 +50,5 @@ class Handler(SimpleHTTPRequestHandler):
 
 if __name__ == "__main__":
     folder = str(Path(__file__).parent)
-    with ThreadingHTTPServer(("127.0.0.1", PORT), lambda *request: Handler(*request, directory=folder)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", PORT), partial(Handler, directory=folder)) as server:
         server.serve_forever()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.npm import unavailable
 from tests.service import free_port
@@ -39,13 +39,16 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def _tell(message: ConsoleMessage) -> None:
+    sys.stdout.write(f"{message.type}: {message.text}\n")
+
+
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of its own; what it logs as an error is shown when the test fails."""
+    """A page of its own; what it logs is shown when the test fails."""
     context = browser.new_context()
     page = context.new_page()
-    page.on("console", lambda message: sys.stdout.write(f"{message.type}: {message.text}\n"))
-    page.on("pageerror", lambda error: sys.stdout.write(f"pageerror: {error}\n"))
+    page.on("console", _tell)
     yield page
     context.close()
 

@@ -54,13 +54,16 @@ def cutting_proxy(port: int, cuts: tuple[int, ...]) -> Generator[Proxy]:
             upstream_writer.close()
             writer.close()
 
-    def cut() -> None:
+    def abort() -> None:
         for writer in open_writers:
             writer.transport.abort()
 
+    def cut() -> None:
+        loops[0].call_soon_threadsafe(abort)
+
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
-        proxy.cut = lambda: loops[0].call_soon_threadsafe(cut) and None
+        proxy.cut = cut
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         ready.set()

@@ -37,10 +37,9 @@ def sdk(workspace: Workspace) -> Iterator[Anthropic]:
         yield client
 
 
-def methods(resource: Any, path: str = "") -> Iterator[str]:
+def methods(resource: object, path: str = "") -> Iterator[str]:
     """All of a resource and of those below it."""
-    kind: Any = type(resource)
-    for name, member in vars(kind).items():
+    for name, member in vars(type(resource)).items():
         if name.startswith(("_", "with_")):
             continue
         if inspect.isfunction(member):
