@@ -277,6 +277,8 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_proper
     publisher = workspace.start(published, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
     (artifact,) = workspace.get(f"/v1/sessions/{publisher['session_id']}/artifacts")["data"]
     ids["artifact_id"] = artifact["id"]
+    resource = {"type": "file", "file_id": ids["file_id"]}
+    ids["resource_id"] = post(workspace, f"/v1/sessions/{ids['session_id']}/resources", resource).json()["id"]
     before = workspace.get(f"/v1/sessions/{ids['session_id']}"), workspace.get(f"/v1/agents/{ids['agent_id']}"), run.row
     with workspace.service.workspace() as stranger:
         asked = [(method, path) for method, path in operations(workspace) if "{" in path]
@@ -368,8 +370,8 @@ def operations(workspace: Workspace) -> list[tuple[str, str]]:
 def fill(path: str, ids: dict[str, str]) -> str:
     """The path with those ids; with ones that name nothing where there is none. A new kind of id fails here."""
     names = {"run_id": "run_x", "session_id": "sesn_x", "agent_id": "agent_x", "key_id": "key_x", "approval_id": "appr_x"}
-    known = {**names, "thread_id": "sthr_x", "version": "1", "file_id": "file_x", "artifact_id": "artf_x", **ids}
-    return path.format(**known)
+    known = {**names, "thread_id": "sthr_x", "version": "1", "file_id": "file_x", "artifact_id": "artf_x"}
+    return path.format(**{**known, "resource_id": "sesrsc_x", **ids})
 
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -378,6 +380,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/sessions": {"agent": "a"},
     "/v1/sessions/{session_id}/events": {"events": [{"type": "user.message", "content": [{"type": "text", "text": "x"}]}]},
     "/v1/sessions/{session_id}/messages": {"content": "x"},
+    "/v1/sessions/{session_id}/resources": {"type": "file", "file_id": "file_x"},
     "/v1/runs": {"agent": "a", "input": "x"},
     "/v1/runs/{run_id}/input": {"content": "x"},
     "/v1/approvals/{approval_id}/decision": {"decision": "approve"},

@@ -80,18 +80,20 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
                 known["thread_id"] = thread["id"]
             if "{approval_id}" in operation.path:
                 known["approval_id"] = pending_approval(workspace)
-            known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}
+            if any(name in operation.path for name in ("file_id", "artifact_id", "resource_id")):
+                known |= given_and_published(workspace)
             statuses += fuzz(operation, workspace, known)
         sent += statuses.total()
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
     record_property("looked_at", sent)
-    # A run that is over takes no command, the key that asks is not revoked, and no agent is named as generated text is.
+    # A run that is over takes no command, the key that asks is not revoked, and no agent or file is named as generated text is.
     assert {address for address in unreached if not address.startswith("POST /v1/runs")} <= {
         "POST /v1/agents",
         "POST /v1/sessions",
         "POST /v1/agents/{agent_id}",
         "POST /v1/agents/{agent_id}/rollback",
+        "POST /v1/sessions/{session_id}/resources",
         "DELETE /v1/api_keys/{key_id}",
     }
 
@@ -104,13 +106,15 @@ def pending_approval(workspace: Workspace) -> str:
 
 
 def given_and_published(workspace: Workspace) -> dict[str, Any]:
-    """Ids of a file and an artifact."""
+    """Ids of a file, an artifact, and the session that has both."""
     file = workspace.http.post("/v1/files", files={"file": ("a.txt", b"given")}).json()["id"]
     publish = {"tools": [{"name": "publish_artifact", "input": {"path": "a.txt"}}]}
     resources = [{"type": "file", "file_id": file, "mount_path": "a.txt"}]
     run = workspace.start(publish, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
     (artifact,) = workspace.get(f"/v1/sessions/{run['session_id']}/artifacts")["data"]
-    return {"file_id": file, "artifact_id": artifact["id"]}
+    (resource,) = workspace.get(f"/v1/sessions/{run['session_id']}/resources")["data"]
+    ids = {"file_id": file, "artifact_id": artifact["id"], "resource_id": resource["id"], "session_id": run["session_id"]}
+    return ids
 
 
 def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> Counter[int]:
