@@ -113,8 +113,7 @@ def given_and_published(workspace: Workspace) -> dict[str, Any]:
     run = workspace.start(publish, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
     (artifact,) = workspace.get(f"/v1/sessions/{run['session_id']}/artifacts")["data"]
     (resource,) = workspace.get(f"/v1/sessions/{run['session_id']}/resources")["data"]
-    ids = {"file_id": file, "artifact_id": artifact["id"], "resource_id": resource["id"], "session_id": run["session_id"]}
-    return ids
+    return {"file_id": file, "artifact_id": artifact["id"], "resource_id": resource["id"], "session_id": run["session_id"]}
 
 
 def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> Counter[int]:
