@@ -158,7 +158,8 @@ def test_an_address_takes_client_tokens_only_and_no_log_has_them(
     for address, secret in ((stream, workspace.key), (plain, workspace.key), (plain, token)):
         problem = refused(httpx2.get(address, params={"access_token": secret}), 401, "unauthenticated")
         assert "must not stand in an address" in problem["detail"]
-    refused(httpx2.get(stream, params={"access_token": "pct_wrong"}), 401, "unauthenticated")
+    for wrong in ("pct_wrong", "pct_" + "x" * 5000, ""):
+        refused(httpx2.get(stream, params={"access_token": wrong}), 401, "unauthenticated")
     refused(httpx2.get(stream, params={"access_token": token + "x"}), 401, "unauthenticated")
     # The access log is off, but pytest puts a handler of its own there; tests/browser looks at what a process writes.
     ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore", "uvicorn.access"))]

@@ -26,9 +26,8 @@ from storage.tables import RunRow
 
 async def _authenticated(
     request: Request,
-    access_token: Annotated[
-        str | None, Query(description="A client token, where no header can be sent", max_length=500)
-    ] = None,
+    # Without a limit: where a parameter is refused, the framework asks for the caller all the same, and there would be none.
+    access_token: Annotated[str | None, Query(description="A client token, where no header can be sent")] = None,
 ) -> Principal:
     service: Service = request.app.state.service
     async with service.database.read() as connection:
