@@ -16,9 +16,10 @@ run: install  ## Install what is missing and start everything: API, worker, Temp
 	@exec $(BIN)/perdure up
 
 test: .venv/installed-dev  ## Lint, then the whole suite on SQLite and on Postgres
-	@deploy/packages.sh nodejs || $(MAY_SKIP) "the tests against model servers from npm"
+	@deploy/packages.sh nodejs || $(MAY_SKIP) "the tests with packages from npm"
 	@deploy/packages.sh redis-server || $(MAY_SKIP) "the tests with a Redis"
 	@deploy/packages.sh bubblewrap || $(MAY_SKIP) "the tests of the shell's sandbox"
+	@deploy/packages.sh chromium || $(MAY_SKIP) "the tests in a browser"
 	@$(MAKE) --no-print-directory lint
 	PERDURE_TEST_DATABASE=sqlite $(PYTEST)
 	@if deploy/packages.sh postgresql; then \

@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain.agents import ModelId
 from domain.errors import Invalid
@@ -114,6 +114,13 @@ class ConfigFile(BaseModel):
     """What agents may name: the signing keys of HTTP tools, the tokens of MCP servers."""
 
 
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s,*]+)$")]
+
+
+def _listed(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 class ClientSettings(BaseSettings):
     """What the command line needs to reach a service."""
 
@@ -139,6 +146,8 @@ class Settings(BaseSettings):
     """Where the API listens."""
     port: int = Field(default=8000, ge=1, le=65535)
     """The API's port."""
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Whose pages may call the API from a browser, `https://app.example.com,http://localhost:5173`; `*` is every page."""
     database_url: str | None = None
     """Default: SQLite in the data folder."""
     redis_url: str | None = None

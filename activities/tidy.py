@@ -1,5 +1,5 @@
-"""Cleaning up, once a day: sessions that are not kept any longer, directories of those that have long been idle, and what
-nothing names any more."""
+"""Cleaning up, once a day: sessions that are not kept any longer, directories of those that have long been idle, tokens that
+have expired, and what nothing names any more."""
 
 import asyncio
 import logging
@@ -12,6 +12,7 @@ from pathlib import Path
 from activities.retention import Retention
 from domain.clock import now
 from domain.sessions import Keep
+from storage.client_tokens import remove_expired
 from storage.database import Database
 from storage.files import stored_ids
 from storage.idempotency import expire_keys
@@ -22,6 +23,8 @@ EVERY_SECONDS = 86_400.0
 AT_MOST_SECONDS = 20.0
 """After this long the rest is the next sweep's."""
 PAGE = 200
+KEEP_TOKENS = timedelta(days=1)
+"""After they have expired: a page that was asleep is told so, and not that there is no such token."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Tidy:
         until = time.monotonic() + seconds
         async with self._database.write() as transaction:
             await expire_keys(transaction.connection)
+            await remove_expired(transaction.connection, now() - KEEP_TOKENS)
         if not await self._retention.run(until):
             return False
         for workspace in await asyncio.to_thread(_names, self._files.root):

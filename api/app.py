@@ -1,9 +1,10 @@
 """The HTTP application: middleware, routes, and what they share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,7 @@ from api.routes import (
     batches,
     bulk,
     catalog,
+    client_tokens,
     events,
     exports,
     files,
@@ -23,6 +25,7 @@ from api.routes import (
     imports,
     keys,
     queues,
+    resources,
     runs,
     sessions,
     streams,
@@ -48,10 +51,12 @@ from workflows.client import RunClient
 
 DESCRIPTION = "AI agents that do not die: every run is a Temporal workflow, every viewer sees the same gap-free story."
 
+EXPOSED = ("Request-Id", "Location", "Content-Location", "Retry-After", "Idempotent-Replayed")
+"""Headers that pages of other origins may read."""
 
 _MODULES = (
-    *(health, imports, agents, streams, forks, exports, sessions, queues, threads, events, artifacts, runs, batches, bulk),
-    *(approvals, files, catalog, keys),
+    *(health, imports, agents, streams, forks, exports, sessions, client_tokens, queues, threads, events, resources, artifacts),
+    *(runs, batches, bulk, approvals, files, catalog, keys),
 )
 ROUTERS = (files.uploads, batches.streams, *(module.router for module in _MODULES))
 
@@ -93,7 +98,9 @@ def create_app(
     files: FileStore,
     routes: Mapping[str, Route],
     temporal_ui: str | None,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
+    """`cors_origins`: whose pages may call, `https://app.example.com`; `*` is every page."""
     release = version("perdure")
     app = FastAPI(title="Perdure", version=release, description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
     tails = Tails(database, live)
@@ -112,6 +119,14 @@ def create_app(
         temporal_ui=temporal_ui,
         version=release,
     )
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST", "PATCH", "DELETE"),
+            allow_headers=("*",),  # without cookies a page can do with them what anybody can who has the token
+            expose_headers=EXPOSED,
+        )
     app.add_middleware(RequestId, leaving=lambda: tails.leaving)
     errors.install(app)
     for router in ROUTERS:

@@ -1,17 +1,20 @@
 """Server-sent events: cursors in, frames out."""
 
+import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.frames import sdk_types
 from api.tail import CLOSING, Tails, Viewer
+from domain.clock import now
 from domain.errors import MalformedCursor
 from domain.events import RUN_OVER_TYPES
 
@@ -47,16 +50,17 @@ class End:
     types: frozenset[str] = RUN_OVER_TYPES
 
 
-def start_of(request: Request, after: int | None, last_seq: int, default: int) -> Start:
+def start_of(request: Request, after: str | None, last_seq: int, default: int) -> Start:
     """`Last-Event-ID`, else `?after=`, else `default`. Raises MalformedCursor for a foreign one or one beyond the end."""
-    header = request.headers.get("last-event-id")
-    if header:
-        found = _CURSOR.fullmatch(header)
-        if found is None:
-            raise MalformedCursor("Last-Event-ID is not an id of this stream.")
-        start = Start(int(found[1]), {event_id: int(length) for event_id, length in _INSIDE.findall(found[2])})
-    else:
-        start = Start(default if after is None else after)
+    # The header first: a browser sends it when it reconnects by itself, to the address that it began with. And a page that
+    # opens a new EventSource, with a fresh token, can say where it was in the address only.
+    cursor = request.headers.get("last-event-id") or after
+    if cursor is None:
+        return Start(default)
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        raise MalformedCursor("`Last-Event-ID`, or `after`, is not an id of this stream.")
+    start = Start(int(found[1]), {event_id: int(length) for event_id, length in _INSIDE.findall(found[2])})
     if not 0 <= start.seq <= last_seq:
         raise MalformedCursor(f"The cursor {start.seq} is beyond the end of the log, which is at {last_seq}.")
     return start
@@ -89,11 +93,17 @@ def is_sdk(request: Request) -> bool:
 
 
 def stream(
-    request: Request, tails: Tails, session_id: str, viewer: Viewer, last_seq: int, end: End | None = None
+    request: Request,
+    tails: Tails,
+    session_id: str,
+    viewer: Viewer,
+    last_seq: int,
+    end: End | None = None,
+    expires_at: datetime | None = None,
 ) -> EventSourceResponse:
-    """The response. With `end` it ends with the run's last event and `event: done`."""
+    """The response. With `end` it ends with the run's last event and `event: done`; at `expires_at` it ends anyway."""
     return EventSourceResponse(
-        _frames(tails, session_id, viewer, last_seq, end, sdk=is_sdk(request)),
+        _until(expires_at, viewer, _frames(tails, session_id, viewer, last_seq, end, sdk=is_sdk(request))),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="hb"),
         send_timeout=SEND_TIMEOUT_SECONDS,
@@ -102,9 +112,27 @@ def stream(
     )
 
 
+async def _until(expires_at: datetime | None, viewer: Viewer, frames: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    async with aclosing(frames):
+        if expires_at is None:
+            async for frame in frames:
+                yield frame
+            return
+        seconds = (expires_at - now()).total_seconds()
+        expiry = asyncio.get_running_loop().call_later(seconds, viewer.end)
+        try:
+            async for frame in frames:
+                yield frame
+        finally:
+            expiry.cancel()
+        if viewer.ended:
+            # A browser that comes back by itself is refused, and then its page knows that it needs another token.
+            yield f": the token has expired\nretry: {FAREWELL_RETRY_MS[0]}\n\n".encode()
+
+
 async def _frames(
     tails: Tails, session_id: str, viewer: Viewer, last_seq: int, end: End | None, *, sdk: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
     if end is not None and end.seq is not None and viewer.after >= end.seq:
         # It has seen the last event and lost the connection before `done`: nothing would ever come.

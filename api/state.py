@@ -1,6 +1,6 @@
 """What the routes need of the process, as FastAPI dependencies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,6 +10,7 @@ from api.services.catalog import Catalog
 from api.services.runs import RunService
 from api.services.sessions import SessionService
 from api.tail import Tails
+from domain.keys import Principal
 from live.bus import LiveBus
 from storage.database import Database
 from tools.store import FileStore
@@ -32,7 +33,11 @@ class Service:
 
 
 def _service(request: Request) -> Service:
-    return request.app.state.service
+    service: Service = request.app.state.service
+    caller: Principal | None = getattr(request.state, "caller", None)
+    if caller is not None and caller.session_id is not None:
+        return replace(service, temporal_ui=None)  # an address of the operator's is nothing for browsers
+    return service
 
 
 TheService = Annotated[Service, Depends(_service)]

@@ -46,6 +46,12 @@ class Viewer:
     """How many characters it has had of each event that is being written."""
     queue: "Mailbox[Frame | None]" = field(default_factory=lambda: Mailbox[Frame | None]())
     behind: bool = False
+    ended: bool = False
+
+    def end(self) -> None:
+        """Its stream ends, wherever it is."""
+        self.ended = True
+        self.queue.put(None)
 
     @property
     def cursor(self) -> str:
@@ -297,7 +303,7 @@ class Tails:
         viewer.subagents = tail.subagents
         try:
             await tail.caught_up(last_seq)
-            while not tail.dead:
+            while not (tail.dead or viewer.ended):
                 # Nothing is awaited between these lines: what is broadcast from here on is in the queue.
                 viewer.behind, viewer.queue = False, Mailbox()
                 until, writing = tail.position, tail.snapshot()
@@ -356,7 +362,7 @@ class Tails:
         self._polling = None
 
     async def _log(self, session_id: str, viewer: Viewer, until: int) -> AsyncIterator[Frame]:
-        while viewer.after < until:
+        while viewer.after < until and not viewer.ended:
             try:
                 async with self._database.read() as connection:
                     events = await read(
@@ -374,7 +380,7 @@ class Tails:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             for event in events:
-                if self.leaving:
+                if self.leaving or viewer.ended:
                     return
                 viewer.passes(frame := durable(event))
                 yield frame

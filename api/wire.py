@@ -65,6 +65,11 @@ class Agent(BaseModel):
             archived_at=agent.archived_at,
         )
 
+    def to_viewers(self) -> "Agent":
+        """What those see of it who see the conversation only: not how it was instructed, nor with what it is connected."""
+        empty: dict[str, Any] = {"tools": [], "mcp_servers": [], "metadata": {}}
+        return self.model_copy(update={"system": None, "multiagent": None, "approvals": None, **empty})
+
 
 def _roster(multiagent: Multiagent, agent: AgentVersion) -> dict[str, Any]:
     """Every entry as an agent at a version, which is what the SDK knows."""

@@ -175,6 +175,7 @@ async def _serve(
         files=everything.files,
         routes=everything.routes,
         temporal_ui=temporal_ui,
+        cors_origins=everything.settings.cors_origins,
     )
     settings = everything.settings
     config = uvicorn.Config(

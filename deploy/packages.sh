@@ -1,6 +1,6 @@
 #!/bin/sh
 # Have what the tests need from the system; install it (Debian, as root) where it is missing.
-#   deploy/packages.sh postgresql | redis-server | nodejs | bubblewrap | <any Debian package>
+#   deploy/packages.sh postgresql | redis-server | nodejs | bubblewrap | chromium | <any Debian package>
 # Ends with 3 when it is missing and cannot be installed here; the caller decides whether that may be skipped.
 set -eu
 package=$1
@@ -18,6 +18,9 @@ present() {
         ;;
     bubblewrap)
         command -v bwrap >/dev/null
+        ;;
+    chromium)
+        command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
         ;;
     *)
         return 1

@@ -66,7 +66,7 @@ def _builtin() -> tuple[Tool, ...]:
 
 def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
     variable = field.validation_alias if isinstance(field.validation_alias, str) else f"PERDURE_{name.upper()}"
-    default = "" if field.default is None else f"`{field.default}`"
+    default = "" if field.default in (None, ()) else f"`{field.default}`"
     return f"`{variable}`", default, field.description or ""
 
 

@@ -5,6 +5,7 @@ PerdureError
 │   ├── MalformedCursor     a page or stream cursor is not one of ours     400
 │   └── UnknownSecret       no secret of that name is configured           422
 ├── Unauthenticated         no key, or a wrong one                         401
+│   └── TokenExpired        it was a good client token, until it expired   401
 ├── Forbidden               the key lacks a scope                          403
 ├── NotFound                no such thing in this workspace                404
 ├── Conflict                true, but not now                              409
@@ -71,6 +72,10 @@ class BadRequest(PerdureError):
 
 class Unauthenticated(PerdureError):
     code, status, title = "unauthenticated", 401, "Not authenticated"
+
+
+class TokenExpired(Unauthenticated):
+    code, title = "token_expired", "The token has expired"
 
 
 class Forbidden(PerdureError):

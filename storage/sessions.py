@@ -21,7 +21,17 @@ from storage.rows import Page, add, fetch, fetch_one, owned, page
 from storage.runs import unfinished
 from storage.search_index import FEW_MESSAGES, FEW_SESSIONS, Hit, index_title, ranked
 from storage.search_tables import SearchTextRow, SessionLabelRow
-from storage.tables import AgentRow, AgentVersionRow, ApprovalRow, ArtifactRow, EventRow, RunRow, SessionRow, WaitRow
+from storage.tables import (
+    AgentRow,
+    AgentVersionRow,
+    ApprovalRow,
+    ArtifactRow,
+    ClientTokenRow,
+    EventRow,
+    RunRow,
+    SessionRow,
+    WaitRow,
+)
 
 
 @dataclass(frozen=True)
@@ -137,12 +147,12 @@ class Sessions:
         return (await self._connection.execute(select(col(SessionRow.id)).where(*mine, _over(keep)))).first() is not None
 
     async def delete(self, session_id: str) -> None:
-        """The session with its runs, events and artifacts; their workflows are noted to be deleted in Temporal.
+        """The session with its runs, events, artifacts and tokens; their workflows are noted to be deleted in Temporal.
 
         The caller has seen that no run is active.
         """
         await forget_workflows(self._connection, session_id)
-        for row in (SearchTextRow, SessionLabelRow, ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
+        for row in (SearchTextRow, SessionLabelRow, ClientTokenRow, ApprovalRow, WaitRow, ArtifactRow, EventRow, RunRow):
             await self._connection.execute(delete(row).where(col(row.session_id) == session_id))
         await self._connection.execute(
             delete(SessionRow).where(col(SessionRow.id) == session_id, col(SessionRow.workspace_id) == self._workspace_id)

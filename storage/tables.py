@@ -99,6 +99,23 @@ class ApiKeyRow(SQLModel, table=True):
     revoked_at: datetime | None = _time(nullable=True)
 
 
+class ClientTokenRow(SQLModel, table=True):
+    """A browser's token: good while its key is, its session is open, and its time is not over."""
+
+    __tablename__ = "client_tokens"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
+
+    id: str = Field(primary_key=True)
+    workspace_id: str = Field(foreign_key="workspaces.id")
+    session_id: str = Field(foreign_key="sessions.id", index=True)
+    key_id: str = Field(foreign_key="api_keys.id")
+    """The key that asked for it."""
+    prefix: str = Field(unique=True)
+    sha256: str
+    grants: list[str] = _json()
+    created_at: datetime = _time()
+    expires_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))
+
+
 class AgentRow(SQLModel, table=True):
     __tablename__ = "agents"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (

@@ -42,6 +42,7 @@ class ServiceThread:
         config: Path | None = None,
         temporal: str | None = None,
         dynamic: tuple[str, ...] = (),
+        cors_origins: tuple[str, ...] = (),
     ) -> None:
         self.settings = Settings(
             data_dir=data,
@@ -51,6 +52,7 @@ class ServiceThread:
             temporal_ui_port=free_port(),
             task_queue=f"test-{uuid4().hex[:8]}",
             config=config or data / "perdure.toml",
+            cors_origins=cors_origins,
         )
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.temporal_address = temporal or f"127.0.0.1:{self.settings.temporal_port}"
@@ -113,7 +115,8 @@ class ServiceThread:
                 secrets=self.parts.secrets,
                 files=self.parts.files,
                 routes=self.parts.routes,
-                temporal_ui=None,
+                temporal_ui="http://temporal.internal",
+                cors_origins=self.settings.cors_origins,
             )
             config = uvicorn.Config(
                 app, port=self.settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=1

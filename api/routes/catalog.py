@@ -34,6 +34,10 @@ class ModelView(BaseModel):
     id: str
     """`provider:name`, as an agent writes it."""
     provider: str
+    display_name: str
+    lifecycle: Literal["active"] = "active"
+    created_at: str = "1970-01-01T00:00:00Z"
+    """The epoch, which in the `anthropic` package says that it is not known."""
     context_tokens: int | None
     max_output_tokens: int | None
 
@@ -77,6 +81,7 @@ async def list_models(caller: AgentsRead, service: TheService) -> List[ModelView
         ModelView(
             id=f"{name}:{model.name}",
             provider=name,
+            display_name=model.name,
             context_tokens=model.context_tokens,
             max_output_tokens=model.max_output_tokens,
         )

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
+from api.client_access import need
 from api.content import Blocks, Content, TextBlock, content_of, message_of
 from api.errors import PROBLEMS, QUEUE_FULL
 from api.frames import for_sdk, sdk_types
@@ -144,6 +145,7 @@ async def _send(session_id: str, event: PostedEvent, at: str, unit: UnitOfWork, 
         case InterruptEvent():
             return await service.sessions.interrupt(unit, session_id, event.session_thread_id)
         case ToolConfirmationEvent():
+            need(unit.caller, "approvals")
             decision = Decision(
                 approve=event.result == "allow",
                 reason=event.deny_message,
@@ -152,6 +154,7 @@ async def _send(session_id: str, event: PostedEvent, at: str, unit: UnitOfWork, 
             )
             return await answers.confirm(unit, session_id, event.tool_use_id, decision)
         case CustomToolResultEvent():
+            need(unit.caller, "tool_results")
             content = content_of(event.content)
             return await answers.custom_result(unit, session_id, event.custom_tool_use_id, content, event.is_error)
         case AnswerEvent():

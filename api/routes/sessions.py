@@ -11,6 +11,8 @@ from api.auth import SessionsRead, SessionsWrite
 from api.content import MessageContent, message_of
 from api.errors import PROBLEMS, QUEUE_FULL
 from api.pages import CreatedAt, Cursor, Limit, List, Order, listed
+from api.routes.events import UserMessageEvent
+from api.services.overrides import AgentWithOverrides, SessionAgentUpdate, overridden
 from api.services.rosters import pinned
 from api.services.runs import NewRun
 from api.services.search import matching
@@ -63,25 +65,32 @@ class AgentPin(BaseModel):
 def _kind_of_choice(choice: object) -> str:
     if isinstance(choice, str):
         return "name"
+    if isinstance(choice, dict) and cast("dict[str, object]", choice).get("type") == "agent_with_overrides":
+        return "overrides"
     return "pin" if isinstance(choice, dict) and "id" in cast("dict[str, object]", choice) else "inline"
 
 
 AgentChoice = Annotated[
     Annotated[str, Field(min_length=1, max_length=256), Tag("name")]
     | Annotated[AgentPin, Tag("pin")]
+    | Annotated[AgentWithOverrides, Tag("overrides")]
     | Annotated[AgentConfig, Tag("inline")],
     Discriminator(_kind_of_choice),
 ]
 """Told apart before they are checked, so that a fault is reported once and where it is."""
 
 
-async def choose_agent(unit: Unit, service: TheService, choice: str | AgentPin | AgentConfig) -> AgentVersion:
-    """By id or name, at a version, or defined on the spot. Raises NotFound, Archived, Invalid."""
+async def choose_agent(
+    unit: Unit, service: TheService, choice: str | AgentPin | AgentWithOverrides | AgentConfig
+) -> AgentVersion:
+    """By id or name, at a version, with overrides, or defined on the spot. Raises NotFound, Archived, Invalid."""
     agents = Agents(unit.connection, unit.caller.workspace_id)
     if isinstance(choice, str):
         return await agents.resolve(choice)
     if isinstance(choice, AgentPin):
         return await agents.resolve(choice.id, choice.version)
+    if isinstance(choice, AgentWithOverrides):
+        return await overridden(agents, service.catalog, await agents.resolve(choice.id, choice.version), choice)
     await service.catalog.check(choice)
     return await agents.create(await pinned(agents, choice), inline=True)
 
@@ -128,6 +137,8 @@ class SessionCreate(BaseModel):
     """Policies by a tool's name that hold in this session instead of the agent's."""
     resources: Resources = ()
     vault_ids: tuple[()] = ()
+    initial_events: Annotated[list[UserMessageEvent], Field(max_length=50)] = []
+    """Messages that it begins with, as if they were sent at once."""
 
 
 class SessionUpdate(BaseModel):
@@ -135,6 +146,8 @@ class SessionUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    agent: SessionAgentUpdate | None = None
+    """Other tools or MCP servers, from the next turn on. 409 while one runs."""
     title: Title = None
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)] | None], Field(max_length=16)] | None = None
     tags: Tags | None = None
@@ -171,7 +184,10 @@ async def session_of(unit: Unit, row: SessionRow) -> Session:
 async def _sessions(unit: Unit, rows: Sequence[SessionRow]) -> list[Session]:
     agents = await Agents(unit.connection, unit.caller.workspace_id).many((row.agent_id, row.agent_version) for row in rows)
     waiting = await Queues(unit.connection).lengths([row.id for row in rows])
-    return [Session.of(row, agents[row.agent_id, row.agent_version], waiting.get(row.id, 0)) for row in rows]
+    found = [Session.of(row, agents[row.agent_id, row.agent_version], waiting.get(row.id, 0)) for row in rows]
+    if unit.caller.session_id is not None:
+        return [session.model_copy(update={"agent": session.agent.to_viewers()}) for session in found]
+    return found
 
 
 @router.post("", status_code=201)
@@ -192,9 +208,17 @@ async def create_session(
         environment_id=body.environment_id,
         resources=await mounted_files(unit, body.resources),
     )
+    for at, event in enumerate(body.initial_events):
+        new = NewRun(
+            message_of(event.content),
+            on_busy="queue",
+            client_event_id=event.client_event_id,
+            content_at=f"/initial_events/{at}/content",
+        )
+        await service.runs.submit(unit, row.id, new)
     response.headers["Location"] = f"/v1/sessions/{row.id}"
     response.headers["Content-Location"] = f"/v1/sessions/{row.id}/events/stream"
-    return await session_of(unit, row)
+    return await session_of(unit, await Sessions(unit.connection, caller.workspace_id).get(row.id))
 
 
 @router.get("")
@@ -248,10 +272,17 @@ async def get_session(session_id: str, caller: SessionsRead, unit: UnitOfWork) -
 
 
 @router.post("/{session_id}")
-async def update_session(session_id: str, body: SessionUpdate, caller: SessionsWrite, unit: UnitOfWork) -> Session:
-    """Rename it, change its tags, its metadata or what a message to the busy session does."""
+async def update_session(
+    session_id: str, body: SessionUpdate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
+) -> Session:
+    """Rename it, change its tags, its metadata, its agent's tools, or what a message to the busy session does."""
     sessions = Sessions(unit.connection, caller.workspace_id)
     row = await sessions.get(session_id, lock=True)
+    if body.agent is not None:
+        _refuse_active(row)
+        agents = Agents(unit.connection, caller.workspace_id)
+        agent = await overridden(agents, service.catalog, await agents.get(row.agent_id, row.agent_version), body.agent)
+        await sessions.change(session_id, agent_id=agent.id, agent_version=agent.version)
     changes: dict[str, Any] = {
         "on_busy": body.on_busy or row.on_busy,
         "queue_depth": body.queue_depth or row.queue_depth,

@@ -24,15 +24,22 @@ from storage.sessions import Sessions
 from storage.tables import RunRow
 
 
-async def authenticated(request: Request, service: TheService) -> Principal:
+async def authenticated(
+    request: Request,
+    # Without a limit: where a parameter is refused, the framework asks for the caller all the same, and there would be none.
+    access_token: Annotated[str | None, Query(description="A client token, where no header can be sent")] = None,
+) -> Principal:
+    service: Service = request.app.state.service
     async with service.database.read() as connection:
-        return await authenticate(request, connection)
+        return await authenticate(request, connection, in_address=access_token)
 
 
 SSE: dict[int | str, dict[str, Any]] = {**PROBLEMS, 200: {"content": {"text/event-stream": {}}, "description": "Events"}}
 router = APIRouter(tags=["streams"], dependencies=[Depends(authenticated)])
 
-After = Annotated[int | None, Query(ge=0, description="Begin behind this seq; 0 is everything")]
+After = Annotated[
+    str | None, Query(description="Begin behind the frame of this id, which may be a seq; 0 is everything", max_length=4000)
+]
 Deltas = Annotated[list[str] | None, Query(alias="event_deltas[]", description="Event types to preview")]
 DeltasPlain = Annotated[list[str] | None, Query(alias="event_deltas", include_in_schema=False)]
 
@@ -54,7 +61,7 @@ async def stream_session(
     start = start_of(request, after, last_seq, default=last_seq)
     shown = deltas if deltas is not None else deltas_plain
     wanted = viewer(request, start, run_id=None, types=types, deltas=shown, primary=is_sdk(request))
-    return stream(request, service.tails, session_id, wanted, last_seq)
+    return stream(request, service.tails, session_id, wanted, last_seq, expires_at=caller.expires_at)
 
 
 @router.get("/v1/sessions/{session_id}/threads/{thread_id}/stream", response_class=EventSourceResponse, responses=SSE)
@@ -77,7 +84,7 @@ async def stream_thread(
     start = start_of(request, after, last_seq, default=last_seq)
     shown = deltas if deltas is not None else deltas_plain
     wanted = viewer(request, start, run_id=run_id, types=types, deltas=shown, primary=is_primary)
-    return stream(request, service.tails, session_id, wanted, last_seq)
+    return stream(request, service.tails, session_id, wanted, last_seq, expires_at=caller.expires_at)
 
 
 @router.get("/v1/runs/{run_id}/events/stream", response_class=EventSourceResponse, responses=SSE)
@@ -95,7 +102,7 @@ async def stream_run(
     row, last_seq, end = await _look(service, caller, run_id)
     start = start_of(request, after, last_seq, default=0)
     wanted = viewer(request, start, run_id=run_id, types=types, deltas=deltas if deltas is not None else deltas_plain)
-    return stream(request, service.tails, row.session_id, wanted, last_seq, end)
+    return stream(request, service.tails, row.session_id, wanted, last_seq, end, expires_at=caller.expires_at)
 
 
 @router.get("/v1/runs/{run_id}/wait", responses=PROBLEMS)

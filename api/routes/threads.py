@@ -3,12 +3,14 @@
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from api.auth import SessionsRead
 from api.errors import PROBLEMS
+from api.frames import sdk_types
 from api.pages import Cursor, EventLimit, List, listed, seq_cursor, seq_of
+from api.sse import is_sdk
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
 from api.wire import Agent, Stats, Time, usage_of
 from domain.agents import AgentVersion
@@ -96,7 +98,7 @@ async def list_threads(
         return listed(threads, _FIRST if found.rows else None)
     agents = await Agents(unit.connection, caller.workspace_id).many((r.agent_id, r.agent_version) for r in found.rows)
     roots = await Runs(unit.connection).on_primary(row.parent_run_id for row in found.rows)
-    threads += [_of_run(row, agents[row.agent_id, row.agent_version], roots) for row in found.rows]
+    threads += [_of_run(unit, row, agents[row.agent_id, row.agent_version], roots) for row in found.rows]
     return listed(threads, found.next_page)
 
 
@@ -107,12 +109,18 @@ async def get_thread(session_id: str, thread_id: str, caller: SessionsRead, unit
         return await _primary(unit, session)
     row = await Runs(unit.connection).on_thread(session_id, thread_id)
     agent = await Agents(unit.connection, caller.workspace_id).get(row.agent_id, row.agent_version)
-    return _of_run(row, agent, await Runs(unit.connection).on_primary([row.parent_run_id]))
+    return _of_run(unit, row, agent, await Runs(unit.connection).on_primary([row.parent_run_id]))
 
 
 @router.get("/{thread_id}/events")
 async def list_thread_events(
-    session_id: str, thread_id: str, caller: SessionsRead, unit: UnitOfWork, limit: EventLimit = 100, page: Cursor = None
+    request: Request,
+    session_id: str,
+    thread_id: str,
+    caller: SessionsRead,
+    unit: UnitOfWork,
+    limit: EventLimit = 100,
+    page: Cursor = None,
 ) -> List[dict[str, Any]]:
     """The thread's part of the session's log, in order; of the primary thread, with the states of the others."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
@@ -120,7 +128,8 @@ async def list_thread_events(
     run_id = None if is_primary else (await Runs(unit.connection).on_thread(session_id, thread_id)).id
     after = 0 if page is None else seq_of(page)
     primary = CROSS_POSTED if is_primary else None
-    events = await read(unit.connection, session_id, after=after, run_id=run_id, primary=primary, limit=limit + 1)
+    types = sdk_types(None) if is_sdk(request) else None
+    events = await read(unit.connection, session_id, after=after, run_id=run_id, types=types, primary=primary, limit=limit + 1)
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
     return listed([event.wire() for event in events[:limit]], following)
 
@@ -132,7 +141,7 @@ async def _primary(unit: Unit, session: SessionRow) -> Thread:
             "id": thread_of(session.id),
             "session_id": session.id,
             "parent_thread_id": None,
-            "agent": Agent.of(agent),
+            "agent": _shown(agent, unit),
             "status": session.status,
             "title": session.title,
             "run_id": session.active_run_id,
@@ -149,7 +158,7 @@ async def _primary(unit: Unit, session: SessionRow) -> Thread:
     )
 
 
-def _of_run(row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
+def _of_run(unit: Unit, row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
     """`roots`: the runs on the primary thread, among those that delegated."""
     end = row.finished_at or now()
     by = row.parent_run_id or ""
@@ -157,7 +166,7 @@ def _of_run(row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
         id=row.thread_id or "",
         session_id=row.session_id,
         parent_thread_id=thread_of(row.session_id if by in roots else by),
-        agent=Agent.of(agent),
+        agent=_shown(agent, unit),
         status=_STATUSES[RunStatus(row.status)],
         title=row.meta.get("title"),
         run_id=row.id,
@@ -170,3 +179,7 @@ def _of_run(row: RunRow, agent: AgentVersion, roots: Collection[str]) -> Thread:
         created_at=row.created_at,
         updated_at=row.touched_at,
     )
+
+
+def _shown(agent: AgentVersion, unit: Unit) -> Agent:
+    return Agent.of(agent) if unit.caller.session_id is None else Agent.of(agent).to_viewers()

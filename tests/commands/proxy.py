@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 class Proxy:
     url: str = ""
     cuts_made: int = 0
+    cut: Callable[[], None] = lambda: None
+    """Reset every connection that there is."""
 
 
 @contextmanager
@@ -20,6 +22,7 @@ def cutting_proxy(port: int, cuts: tuple[int, ...]) -> Generator[Proxy]:
     proxy = Proxy()
     left = list(cuts)
     ready, stop = threading.Event(), asyncio.Event()
+    open_writers: set[asyncio.StreamWriter] = set()
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget: int | None) -> bool:
@@ -38,6 +41,7 @@ def cutting_proxy(port: int, cuts: tuple[int, ...]) -> Generator[Proxy]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
         up = asyncio.create_task(pump(reader, upstream_writer, None))
+        open_writers.add(writer)
         try:
             if await pump(upstream_reader, writer, left.pop(0) if left else None):
                 proxy.cuts_made += 1
@@ -45,12 +49,21 @@ def cutting_proxy(port: int, cuts: tuple[int, ...]) -> Generator[Proxy]:
         except asyncio.CancelledError:
             pass  # the end of the proxy
         finally:
+            open_writers.discard(writer)
             up.cancel()
             upstream_writer.close()
             writer.close()
 
+    def abort() -> None:
+        for writer in open_writers:
+            writer.transport.abort()
+
+    def cut() -> None:
+        loops[0].call_soon_threadsafe(abort)
+
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
+        proxy.cut = cut
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         ready.set()

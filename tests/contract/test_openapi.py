@@ -89,14 +89,15 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
             if "{operation_id}" in operation.path:
                 body = {"action": "cancel", "filter": {"batch_id": "none"}}
                 known["operation_id"] = workspace.post("/v1/bulk_operations", body, expect=202)["id"]
-            known |= given_and_published(workspace) if "file_id" in operation.path or "artifact_id" in operation.path else {}
+            if any(name in operation.path for name in ("file_id", "artifact_id", "resource_id")):
+                known |= given_and_published(workspace)
             statuses += fuzz(operation, workspace, known)
         sent += statuses.total()
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
     record_property("looked_at", sent)
-    # A run that is over takes no command, the key that asks is not revoked, no agent is named as generated text is, and no
-    # generated document is a whole session.
+    # A run that is over takes no command, the key that asks is not revoked, no agent or file is named as generated text is, and
+    # no generated document is a whole session.
     assert {address for address in unreached if not address.startswith("POST /v1/runs")} <= {
         "POST /v1/agents",
         "POST /v1/sessions",
@@ -104,6 +105,7 @@ def test_generated_requests_get_declared_answers(workspace: Workspace, record_pr
         "POST /v1/batches",
         "POST /v1/agents/{agent_id}",
         "POST /v1/agents/{agent_id}/rollback",
+        "POST /v1/sessions/{session_id}/resources",
         "DELETE /v1/api_keys/{key_id}",
     }
 
@@ -124,13 +126,14 @@ def pending_approval(workspace: Workspace) -> str:
 
 
 def given_and_published(workspace: Workspace) -> dict[str, Any]:
-    """Ids of a file and an artifact."""
+    """Ids of a file, an artifact, and the session that has both."""
     file = workspace.http.post("/v1/files", files={"file": ("a.txt", b"given")}).json()["id"]
     publish = {"tools": [{"name": "publish_artifact", "input": {"path": "a.txt"}}]}
     resources = [{"type": "file", "file_id": file, "mount_path": "a.txt"}]
     run = workspace.start(publish, {"text": "ok"}, tools=["publish_artifact"], resources=resources).wait()
     (artifact,) = workspace.get(f"/v1/sessions/{run['session_id']}/artifacts")["data"]
-    return {"file_id": file, "artifact_id": artifact["id"]}
+    (resource,) = workspace.get(f"/v1/sessions/{run['session_id']}/resources")["data"]
+    return {"file_id": file, "artifact_id": artifact["id"], "resource_id": resource["id"], "session_id": run["session_id"]}
 
 
 def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> Counter[int]:

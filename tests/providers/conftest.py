@@ -1,15 +1,11 @@
 """Model servers on the loopback for the provider tests: aimock (npm), and one that misbehaves."""
 
-import fcntl
-import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -17,9 +13,9 @@ from domain.completions import Completion, CompletionRequest, Delta, Message, Pr
 from providers.anthropic import AnthropicProvider
 from providers.config import AnthropicConfig, OpenAICompatibleConfig
 from providers.openai_compatible import OpenAICompatibleProvider
+from tests.npm import NODE, install, unavailable
 from tests.providers.faulty import FaultyServer, faulty_server
 
-NODE = Path(__file__).parents[1] / "node"
 FIXTURES = NODE / "fixtures.json"
 KEY = "sk-test-very-secret"
 
@@ -89,30 +85,13 @@ async def connect(vendor: Vendor) -> AsyncIterator[Callable[..., Provider]]:
         await provider.close()
 
 
-def _unavailable(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(f"NOT TESTED against the model server: {reason}")
-
-
-def _install() -> None:
-    """`npm ci`, once; other test processes wait for it."""
-    with (NODE / "package.json").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (NODE / "node_modules" / ".package-lock.json").exists():
-            return
-        done = subprocess.run(["npm", "ci"], cwd=NODE, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        _unavailable(f"npm ci failed: {done.stderr[-500:]}")
-
-
 @pytest.fixture(scope="session")
 def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an aimock with `tests/node/fixtures.json`."""
     node = shutil.which("node")
     if node is None or shutil.which("npm") is None:
-        _unavailable("node and npm are not installed")
-    _install()
+        unavailable("node and npm are not installed")
+    install()
     output = tmp_path_factory.mktemp("aimock") / "output"
     cli = NODE / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
     command = [node, str(cli), "-p", "0", "-f", str(FIXTURES), "-c", "5", "--strict", "--validate-on-load"]

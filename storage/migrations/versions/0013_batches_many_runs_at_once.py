@@ -6,7 +6,7 @@ from alembic import op
 from storage.tables import UtcDateTime
 
 revision = "0013_batches"
-down_revision = "0011_titles"
+down_revision = "0012_client_tokens"
 branch_labels = None
 depends_on = None
 
