@@ -140,6 +140,8 @@ async def many_sessions(database: Database, count: int) -> None:
 def _message(number: int, chance: random.Random) -> Iterator[str]:
     """A few words are in most messages, and most words in few, as people write."""
     yield "everywhere"
+    if number % 20 == 10:
+        yield "term1"
     if number % 100 == 0:
         yield "sometimes"
     if number == 0:

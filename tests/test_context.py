@@ -43,6 +43,9 @@ stdin = true
 [providers.wideopenai]
 kind = "openai_compatible"
 base_url = "{wide.url}/v1"
+
+[titles]
+enabled = false
 """
 WINDOW = 4_000
 FILLER = "It was a long day at the office and nobody said much of note. "
