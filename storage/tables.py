@@ -1,21 +1,15 @@
 """The tables. One set for SQLite and Postgres; migrations/ builds them, a test compares the two."""
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 from pydantic import JsonValue
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
-    ColumnElement,
-    DateTime,
-    Dialect,
     Index,
-    MetaData,
     String,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     column,
     false,
@@ -24,46 +18,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
-SQLModel.metadata.naming_convention = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_N_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-).naming_convention
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC on both databases: SQLite gives naive times back, which must never reach a comparison."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def _time(nullable: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=nullable))
-
-
-def _json(nullable: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=nullable))
-
-
-def _big(default: int | None = 0) -> Any:
-    return Field(default=default, sa_column=Column(BigInteger(), nullable=default is None))
-
-
-def _partial(name: str, *columns: str, where: ColumnElement[bool]) -> Index:
-    """An index of some rows only: what is archived, inline or done with is not looked for, and may be most of them."""
-    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
-
+from storage.columns import UtcDateTime, big, json_, partial, time_
 
 _LISTED = column("inline").is_(False)
 _OPEN = column("archived_at").is_(None)
@@ -82,7 +37,7 @@ class WorkspaceRow(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     name: str
-    created_at: datetime = _time()
+    created_at: datetime = time_()
 
 
 class ApiKeyRow(SQLModel, table=True):
@@ -94,9 +49,9 @@ class ApiKeyRow(SQLModel, table=True):
     prefix: str = Field(unique=True)
     """The first characters of the key, by which it is found and shown."""
     sha256: str
-    scopes: list[str] = _json()
-    created_at: datetime = _time()
-    revoked_at: datetime | None = _time(nullable=True)
+    scopes: list[str] = json_()
+    created_at: datetime = time_()
+    revoked_at: datetime | None = time_(nullable=True)
 
 
 class ClientTokenRow(SQLModel, table=True):
@@ -111,16 +66,16 @@ class ClientTokenRow(SQLModel, table=True):
     """The key that asked for it."""
     prefix: str = Field(unique=True)
     sha256: str
-    grants: list[str] = _json()
-    created_at: datetime = _time()
+    grants: list[str] = json_()
+    created_at: datetime = time_()
     expires_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))
 
 
 class AgentRow(SQLModel, table=True):
     __tablename__ = "agents"  # pyright: ignore[reportAssignmentType]  # as SQLModel documents it
     __table_args__ = (
-        _partial("ix_agents_listed", "workspace_id", "created_at", "id", where=_LISTED),
-        _partial("ix_agents_named", "workspace_id", "name", "created_at", "id", where=_LISTED),
+        partial("ix_agents_listed", "workspace_id", "created_at", "id", where=_LISTED),
+        partial("ix_agents_named", "workspace_id", "name", "created_at", "id", where=_LISTED),
     )
 
     id: str = Field(primary_key=True)
@@ -129,9 +84,9 @@ class AgentRow(SQLModel, table=True):
     version: int
     inline: bool = False
     """Defined inside one request; not listed."""
-    created_at: datetime = _time()
-    updated_at: datetime = _time()
-    archived_at: datetime | None = _time(nullable=True)
+    created_at: datetime = time_()
+    updated_at: datetime = time_()
+    archived_at: datetime | None = time_(nullable=True)
 
 
 class AgentVersionRow(SQLModel, table=True):
@@ -139,8 +94,8 @@ class AgentVersionRow(SQLModel, table=True):
 
     agent_id: str = Field(foreign_key="agents.id", primary_key=True)
     version: int = Field(primary_key=True)
-    config: dict[str, JsonValue] = _json()
-    created_at: datetime = _time()
+    config: dict[str, JsonValue] = json_()
+    created_at: datetime = time_()
 
 
 class UsageColumns(SQLModel):
@@ -160,16 +115,16 @@ class SessionRow(UsageColumns, table=True):
         Index("ix_sessions_workspace_id_created_at", "workspace_id", "created_at", "id"),
         Index("ix_sessions_workspace_id_status", "workspace_id", "status", "created_at", "id"),
         Index("ix_sessions_agent_id_created_at", "agent_id", "created_at", "id"),
-        _partial("ix_sessions_open", "workspace_id", "created_at", "id", where=_OPEN),
-        _partial("ix_sessions_open_status", "workspace_id", "status", "created_at", "id", where=_OPEN),
-        _partial("ix_sessions_open_agent", "agent_id", "created_at", "id", where=_OPEN),
+        partial("ix_sessions_open", "workspace_id", "created_at", "id", where=_OPEN),
+        partial("ix_sessions_open_status", "workspace_id", "status", "created_at", "id", where=_OPEN),
+        partial("ix_sessions_open_agent", "agent_id", "created_at", "id", where=_OPEN),
         Index("ix_sessions_provider", "workspace_id", "provider", "created_at", "id"),
         Index("ix_sessions_model", "workspace_id", "model", "created_at", "id"),
-        _partial("ix_sessions_open_provider", "workspace_id", "provider", "created_at", "id", where=_OPEN),
-        _partial("ix_sessions_open_model", "workspace_id", "model", "created_at", "id", where=_OPEN),
-        _partial("ix_sessions_active_run_id", "active_run_id", where=_ACTIVE),
-        _partial("ix_sessions_title_due", "id", where=_TITLE_DUE),
-        _partial("ix_sessions_forked_from_id", "forked_from_id", "created_at", "id", where=_FORKED),
+        partial("ix_sessions_open_provider", "workspace_id", "provider", "created_at", "id", where=_OPEN),
+        partial("ix_sessions_open_model", "workspace_id", "model", "created_at", "id", where=_OPEN),
+        partial("ix_sessions_active_run_id", "active_run_id", where=_ACTIVE),
+        partial("ix_sessions_title_due", "id", where=_TITLE_DUE),
+        partial("ix_sessions_forked_from_id", "forked_from_id", "created_at", "id", where=_FORKED),
     )
 
     id: str = Field(primary_key=True)
@@ -197,13 +152,13 @@ class SessionRow(UsageColumns, table=True):
     )
     """Policies by a tool's name that hold here instead of the agent's."""
     status: str = "idle"
-    meta: dict[str, str] = _json()
-    last_seq: int = _big()
+    meta: dict[str, str] = json_()
+    last_seq: int = big()
     active_run_id: str | None = None
     message_count: int = 0
-    last_message: dict[str, str] | None = _json(nullable=True)
+    last_message: dict[str, str] | None = json_(nullable=True)
     active_seconds: float = 0.0
-    resources: list[dict[str, str]] | None = _json(nullable=True)
+    resources: list[dict[str, str]] | None = json_(nullable=True)
     """`domain.files.MountedFile`s, as JSON."""
     resources_pending: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     """Some of them are not in the session's directory yet."""
@@ -215,9 +170,9 @@ class SessionRow(UsageColumns, table=True):
     """Of a fork before an event, such as a message that was edited: that event."""
     hidden: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     """No conversation: the log of the batch of the same id."""
-    created_at: datetime = _time()
-    updated_at: datetime = _time()
-    archived_at: datetime | None = _time(nullable=True)
+    created_at: datetime = time_()
+    updated_at: datetime = time_()
+    archived_at: datetime | None = time_(nullable=True)
 
 
 class EventRow(SQLModel, table=True):
@@ -226,7 +181,7 @@ class EventRow(SQLModel, table=True):
         UniqueConstraint("session_id", "append_key", "append_index"),
         Index("ix_events_run_id_seq", "run_id", "seq"),
         Index("ix_events_session_id_type_seq", "session_id", "type", "seq"),
-        _partial("ix_events_pending", "session_id", "type", where=_PENDING),
+        partial("ix_events_pending", "session_id", "type", where=_PENDING),
     )
 
     session_id: str = Field(foreign_key="sessions.id", primary_key=True)
@@ -241,10 +196,10 @@ class EventRow(SQLModel, table=True):
     append_key: str | None = None
     """Names the append that wrote it, so that an activity that runs again finds what it wrote."""
     append_index: int = 0
-    created_at: datetime = _time()
-    processed_at: datetime | None = _time(nullable=True)
-    payload: dict[str, JsonValue] = _json()
-    private: dict[str, JsonValue] | None = _json(nullable=True)
+    created_at: datetime = time_()
+    processed_at: datetime | None = time_(nullable=True)
+    payload: dict[str, JsonValue] = json_()
+    private: dict[str, JsonValue] | None = json_(nullable=True)
 
 
 # Runs that were asked for something, and are not over. As it stands in the sweeper's query: an index serves no other wording.
@@ -265,11 +220,11 @@ class RunRow(UsageColumns, table=True):
         Index("ix_runs_session_id_created_at", "session_id", "created_at", "id"),
         Index("ix_runs_session_id_status", "session_id", "status", "created_at", "id"),
         Index("ix_runs_status_touched_at", "status", "touched_at"),
-        _partial("ix_runs_parent_run_id", "parent_run_id", "created_at", "id", where=_SUBAGENT),
-        _partial("ix_runs_queue", "session_id", "queue_position", "created_at", "id", where=_QUEUED),
-        _partial("ix_runs_batch_id", "batch_id", "created_at", "id", where=_OF_BATCH),
-        _partial("ix_runs_batch_id_status", "batch_id", "status", "created_at", "id", where=_OF_BATCH),
-        _partial("ix_runs_bulk_id_status", "bulk_id", "status", where=_OF_BULK),
+        partial("ix_runs_parent_run_id", "parent_run_id", "created_at", "id", where=_SUBAGENT),
+        partial("ix_runs_queue", "session_id", "queue_position", "created_at", "id", where=_QUEUED),
+        partial("ix_runs_batch_id", "batch_id", "created_at", "id", where=_OF_BATCH),
+        partial("ix_runs_batch_id_status", "batch_id", "status", "created_at", "id", where=_OF_BATCH),
+        partial("ix_runs_bulk_id_status", "bulk_id", "status", where=_OF_BULK),
         Index("ix_runs_asked", "touched_at", "id", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )
 
@@ -285,9 +240,9 @@ class RunRow(UsageColumns, table=True):
     waiting_for: str | None = None
     stop_type: str | None = None
     output: str | None = Field(default=None, sa_column=Column(Text(), nullable=True))
-    error: dict[str, JsonValue] | None = _json(nullable=True)
-    limits: dict[str, JsonValue] = _json()
-    meta: dict[str, str] = _json()
+    error: dict[str, JsonValue] | None = json_(nullable=True)
+    limits: dict[str, JsonValue] = json_()
+    meta: dict[str, str] = json_()
     step_count: int = 0
     attempt: int = 1
     copied_from: str | None = None
@@ -301,24 +256,24 @@ class RunRow(UsageColumns, table=True):
     """The lower ones start first; see `storage.queues`."""
     input_event_id: str | None = None
     """Of a turn: the message that it answers."""
-    created_at: datetime = _time()
-    started_at: datetime | None = _time(nullable=True)
-    finished_at: datetime | None = _time(nullable=True)
-    touched_at: datetime = _time()
+    created_at: datetime = time_()
+    started_at: datetime | None = time_(nullable=True)
+    finished_at: datetime | None = time_(nullable=True)
+    touched_at: datetime = time_()
     """The last change of the row: what the sweeper looks at to find runs that nothing moves any more."""
-    pause_requested_at: datetime | None = _time(nullable=True)
+    pause_requested_at: datetime | None = time_(nullable=True)
     pause_mode: str | None = None
-    paused_at: datetime | None = _time(nullable=True)
-    resume_requested_at: datetime | None = _time(nullable=True)
-    cancel_requested_at: datetime | None = _time(nullable=True)
-    terminate_requested_at: datetime | None = _time(nullable=True)
+    paused_at: datetime | None = time_(nullable=True)
+    resume_requested_at: datetime | None = time_(nullable=True)
+    cancel_requested_at: datetime | None = time_(nullable=True)
+    terminate_requested_at: datetime | None = time_(nullable=True)
     stop_note: str | None = Field(default=None, sa_column=Column(String(2000), nullable=True))
     """The reason given with cancel or terminate."""
-    answered_at: datetime | None = _time(nullable=True)
+    answered_at: datetime | None = time_(nullable=True)
     """An answer was given that the workflow has not taken up yet."""
-    plan: list[JsonValue] | None = _json(nullable=True)
+    plan: list[JsonValue] | None = json_(nullable=True)
     """The agent's todo list, as its tool `plan` wrote it last."""
-    workflow_seen_at: datetime | None = _time(nullable=True)
+    workflow_seen_at: datetime | None = time_(nullable=True)
     """The sweeper has seen to it that the workflow of a queued run exists."""
     batch_id: str | None = None
     bulk_id: str | None = None
@@ -336,7 +291,7 @@ class ApprovalRow(SQLModel, table=True):
         Index("ix_approvals_workspace_id_status", "workspace_id", "status", "created_at", "id"),
         Index("ix_approvals_run_id", "run_id", "created_at"),
         Index("ix_approvals_session_id", "session_id", "created_at"),
-        _partial("ix_approvals_pending", "workspace_id", "created_at", "id", where=_PENDING_APPROVAL),
+        partial("ix_approvals_pending", "workspace_id", "created_at", "id", where=_PENDING_APPROVAL),
     )
 
     id: str = Field(primary_key=True)
@@ -346,18 +301,18 @@ class ApprovalRow(SQLModel, table=True):
     thread_id: str | None = None
     tool_use_id: str = Field(unique=True)
     tool_name: str
-    input: dict[str, JsonValue] = _json()
+    input: dict[str, JsonValue] = json_()
     """The arguments that were shown: these are run, or those in their place."""
-    input_schema: dict[str, JsonValue] = _json()
-    edited_input: dict[str, JsonValue] | None = _json(nullable=True)
+    input_schema: dict[str, JsonValue] = json_()
+    edited_input: dict[str, JsonValue] | None = json_(nullable=True)
     status: str = "pending"
     reason: str | None = Field(default=None, sa_column=Column(Text(), nullable=True))
     decided_by: str | None = None
     remembered: bool = False
     on_timeout: str
-    expires_at: datetime | None = _time(nullable=True)
-    created_at: datetime = _time()
-    decided_at: datetime | None = _time(nullable=True)
+    expires_at: datetime | None = time_(nullable=True)
+    created_at: datetime = time_()
+    decided_at: datetime | None = time_(nullable=True)
 
 
 class WaitRow(SQLModel, table=True):
@@ -367,7 +322,7 @@ class WaitRow(SQLModel, table=True):
     __table_args__ = (
         Index("ix_waits_run_id", "run_id", "created_at"),
         Index("ix_waits_session_id", "session_id"),
-        _partial("ix_waits_open_events", "workspace_id", "event_type", "created_at", where=_OPEN_WAIT),
+        partial("ix_waits_open_events", "workspace_id", "event_type", "created_at", where=_OPEN_WAIT),
     )
 
     tool_use_id: str = Field(primary_key=True)
@@ -376,12 +331,12 @@ class WaitRow(SQLModel, table=True):
     run_id: str = Field(foreign_key="runs.id")
     kind: str
     event_type: str | None = None
-    event_match: dict[str, JsonValue] | None = _json(nullable=True)
-    answer_schema: dict[str, JsonValue] | None = _json(nullable=True)
+    event_match: dict[str, JsonValue] | None = json_(nullable=True)
+    answer_schema: dict[str, JsonValue] | None = json_(nullable=True)
     """What an answer must fit."""
-    until: datetime | None = _time(nullable=True)
-    created_at: datetime = _time()
-    closed_at: datetime | None = _time(nullable=True)
+    until: datetime | None = time_(nullable=True)
+    created_at: datetime = time_()
+    closed_at: datetime | None = time_(nullable=True)
     answer_id: str | None = None
     """The event that closed it; None: time did, or the end of the run."""
 
@@ -396,7 +351,7 @@ class FileRow(SQLModel, table=True):
     media_type: str
     size_bytes: int = Field(sa_type=BigInteger)
     sha256: str
-    created_at: datetime = _time()
+    created_at: datetime = time_()
 
 
 class ArtifactRow(SQLModel, table=True):
@@ -412,7 +367,7 @@ class ArtifactRow(SQLModel, table=True):
     size_bytes: int = Field(sa_type=BigInteger)
     sha256: str
     path: str = Field(sa_column=Column(Text(), nullable=False))
-    created_at: datetime = _time()
+    created_at: datetime = time_()
 
 
 class ForgottenWorkflowRow(SQLModel, table=True):
@@ -422,8 +377,8 @@ class ForgottenWorkflowRow(SQLModel, table=True):
     __table_args__ = (Index("ix_forgotten_workflows_due_at", "due_at", "workflow_id"),)
 
     workflow_id: str = Field(primary_key=True)
-    created_at: datetime = _time()
-    due_at: datetime = _time()
+    created_at: datetime = time_()
+    due_at: datetime = time_()
     """When Temporal is to be asked next."""
 
 
@@ -435,6 +390,6 @@ class IdempotencyRow(SQLModel, table=True):
     key: str = Field(primary_key=True)
     body_sha256: str
     status: int
-    headers: dict[str, str] = _json()
+    headers: dict[str, str] = json_()
     body: str = Field(sa_column=Column(Text(), nullable=False))
     created_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))

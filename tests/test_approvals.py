@@ -18,7 +18,7 @@ from domain.approvals import Decision
 from domain.completions import ToolUse
 from storage.runs import Place
 from tests.service import RunView, ServiceThread, Workspace
-from tests.test_sweeper import crashed, sweep
+from tests.sweeping import crashed, sweep
 from tools.registry import Tools, builtin_tools
 from workflows.client import RunClient
 

@@ -15,7 +15,7 @@ from temporalio.client import WorkflowExecutionDescription
 from commands.temporal_server import binary
 from domain.urgency import BACKGROUND, ORDINARY
 from tests.service import RunView, ServiceThread, Workspace
-from tests.test_sweeper import sweep
+from tests.sweeping import sweep
 from workflows.client import RunClient
 
 SLOW = json.dumps({"script": [{"text": "word " * 4000, "delay_ms": 50}]})

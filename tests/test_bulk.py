@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.service import ServiceThread, Workspace
+from tests.sweeping import sweep
 from tests.test_batches import FAILS, SLOW, batch, over, says, temporal, until
-from tests.test_sweeper import sweep
 from workflows.client import RunClient
 
 

@@ -4,7 +4,7 @@ from api.services.runs import NewRun
 from api.services.sessions import SessionService
 from domain.events import TextContent
 from tests.service import RunView, ServiceThread, Workspace
-from tests.test_sweeper import LONG, age, crashed, submitted, sweep
+from tests.sweeping import LONG, age, crashed, submitted, sweep
 
 
 def test_a_paused_session_is_left_alone_and_its_resume_is_delivered(service: ServiceThread, workspace: Workspace) -> None:

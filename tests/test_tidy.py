@@ -13,7 +13,7 @@ from domain.sessions import Keep
 from storage.tables import SessionRow
 from tests.files import CSV, directory, results, stored, upload, use
 from tests.service import ServiceThread, Workspace
-from tests.test_sweeper import sweep
+from tests.sweeping import sweep
 from tools.store import FileStore
 
 TOOLS = ["read", "write", "publish_artifact"]

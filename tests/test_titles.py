@@ -23,7 +23,7 @@ from settings import TitleSettings
 from storage.starts import Route
 from storage.tables import SessionRow
 from tests.service import RunView, ServiceThread, Workspace
-from tests.test_sweeper import sweeper_of
+from tests.sweeping import sweeper_of
 from worker import routes
 from workflows.client import RunClient
 
