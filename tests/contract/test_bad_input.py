@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from settings import secret_reader
+from tests.contract.samples import pending_approval
 from tests.service import RunView, Workspace
 
 PROBLEM = {"type", "title", "status", "detail", "instance", "code", "request_id", "retryable"}
@@ -281,6 +282,10 @@ def test_another_workspaces_ids_do_not_exist(workspace: Workspace, record_proper
     ids["artifact_id"] = artifact["id"]
     resource = {"type": "file", "file_id": ids["file_id"]}
     ids["resource_id"] = post(workspace, f"/v1/sessions/{ids['session_id']}/resources", resource).json()["id"]
+    ids["batch_id"] = workspace.post("/v1/batches", {"agent": ids["agent_id"], "inputs": ["mine"]})["id"]
+    dry = {"action": "cancel", "filter": {"batch_id": ids["batch_id"]}}
+    ids["operation_id"] = workspace.post("/v1/bulk_operations", dry)["id"]
+    ids["approval_id"] = pending_approval(workspace)
     before = workspace.get(f"/v1/sessions/{ids['session_id']}"), workspace.get(f"/v1/agents/{ids['agent_id']}"), run.row
     with workspace.service.workspace() as stranger:
         asked = [(method, path) for method, path in operations(workspace) if "{" in path]

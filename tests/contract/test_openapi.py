@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
+from tests.contract.samples import pending_approval
 from tests.service import Workspace
 
 _SCHEMATHESIS: Any = schemathesis
@@ -116,13 +117,6 @@ def waiting_message(workspace: Workspace) -> dict[str, Any]:
     workspace.post(f"/v1/sessions/{session}/pause")
     event = workspace.post(f"/v1/sessions/{session}/messages", {"content": "later"})["event"]
     return {"session_id": session, "event_id": event["id"]}
-
-
-def pending_approval(workspace: Workspace) -> str:
-    tools = [{"type": "function", "name": "write", "permission_policy": {"type": "always_ask"}}]
-    run = workspace.start({"tools": [{"name": "write", "input": {"file_path": "a", "content": "x"}}]}, tools=tools)
-    run.until(lambda row: row["waiting_for"] == "approval")
-    return workspace.get("/v1/approvals", run_id=run.id)["data"][0]["id"]
 
 
 def given_and_published(workspace: Workspace) -> dict[str, Any]:
