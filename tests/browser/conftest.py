@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.npm import unavailable
-from tests.service import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 FLAGS = (
@@ -28,7 +28,7 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while it lives, Playwright's event loop runs in this thread, and no other can
 def browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
