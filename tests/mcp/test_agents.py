@@ -155,7 +155,8 @@ def test_a_server_that_is_away_is_told_once_and_fails_no_run(workspace: Workspac
     agent = workspace.agent(**definition(away, {"type": "stdio", "name": "program"}, slow))
     run = workspace.start(
         calling(("away__anything", {}), ("program__die", {}), ("slow__silent", {})),
-        calling(("program__count", {}), ("program__leak", {})),
+        calling(("program__count", {})),  # alone: it tells how many calls its process has had
+        calling(("program__leak", {})),
         {"text": "Done."},
         agent=agent["id"],
     )
