@@ -266,13 +266,13 @@ class Transcript:
             blocks += said
             asked = asked or bool(said)
             self._interrupted = False
-        if blocks and self._role == "user":  # what was said to a call that failed may go without what is said now
+        if asked and self._role == "user":  # what was said to a call that failed may go without what is said now
             self._said += self._last()
             self._saying, self._notes = [], 0
         for block in blocks:
             self._add("user", block)
             self.has_attachments = self.has_attachments or not isinstance(block, Text)
-        if asked:  # what came with a tool result does not take the place of the question
+        if asked:  # what came with a tool result stays with that, and does not take the place of the question
             self._asked, self._asked_at, self._answers = tuple(blocks), self._seq, 0
 
     def _result(self, tool_use_id: str, content: Iterable[TextContent], is_error: bool) -> None:

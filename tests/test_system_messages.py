@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from domain.completions import Text, ToolResult
-from domain.transcript import SYSTEM_NOTE
-from tests.conversations import check_transcript, transcript
+from domain.transcript import SYSTEM_NOTE, fold
+from tests.conversations import check_transcript, events, transcript
 from tests.service import RunView, Workspace, is_delta
 
 SLOW = {"text": "one two three four five six seven eight nine ten " * 8, "delay_ms": 50, "chunk_chars": 8}
@@ -33,11 +33,11 @@ class Talk:
         self.id = workspace.post("/v1/sessions", {"agent": made, **members}, expect=201)["id"]
         self.path = f"/v1/sessions/{self.id}"
 
-    def send(self, *events: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return self.workspace.post(f"{self.path}/events", {"events": events}, expect=200)["data"]
+    def send(self, *posted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self.workspace.post(f"{self.path}/events", {"events": posted}, expect=200)["data"]
 
-    def run(self, *events: Mapping[str, Any]) -> RunView:
-        return RunView(self.workspace, self.send(*events)[-1]["run_id"])
+    def run(self, *posted: Mapping[str, Any]) -> RunView:
+        return RunView(self.workspace, self.send(*posted)[-1]["run_id"])
 
     def log(self, *types: str) -> list[dict[str, Any]]:
         return self.workspace.get(f"{self.path}/events", limit=1000, types=types)["data"]
@@ -46,8 +46,10 @@ class Talk:
         return [event["content"][0]["text"] for event in self.log("agent.message")]
 
     def seen(self) -> list[list[str]]:
-        """What the model got of others at last, message by message."""
-        messages = transcript(self.workspace, self.id)
+        """What the model got of others at its last call, message by message."""
+        kept = events(self.workspace, self.id)
+        last = max(at for at, event in enumerate(kept, 1) if event.type == "span.model_request_start")
+        messages = fold(kept[:last])
         check_transcript(messages)
         return [
             [
@@ -69,10 +71,9 @@ def test_the_model_reads_it_behind_its_message_and_in_later_turns(workspace: Wor
     assert talk.answers() == [f"Where am I? {note}"]
     assert talk.log("system.message")[0]["processed_at"] == talk.log("user.message")[0]["processed_at"] is not None
 
-    # It is no message of anybody's in the conversation that people see and search.
+    # It is no message of anybody's, but there for people to read.
     row = workspace.get(talk.path)
     assert (row["message_count"], row["last_message"]["role"]) == (2, "agent")
-    assert workspace.get("/v1/sessions", search="Where")["data"][0]["matches"][0]["event_id"] != system["id"]
     items = workspace.get(f"{talk.path}/items")["data"]
     assert [(item["type"], item["role"]) for item in items] == [("message", r) for r in ("user", "system", "agent")]
     assert items[1]["content"] == [{"type": "text", "text": "The user is in {Rome}."}]
@@ -84,7 +85,7 @@ def test_the_model_reads_it_behind_its_message_and_in_later_turns(workspace: Wor
 
 
 @pytest.mark.parametrize(
-    ("events", "at", "why"),
+    ("posted", "at", "why"),
     [
         ([told("a")], 0, "right behind"),
         ([told("a"), says(text="x")], 0, "as the last event"),
@@ -94,10 +95,10 @@ def test_the_model_reads_it_behind_its_message_and_in_later_turns(workspace: Wor
     ],
 )
 def test_it_comes_last_and_right_behind_what_it_goes_with(
-    workspace: Workspace, events: list[dict[str, Any]], at: int, why: str
+    workspace: Workspace, posted: list[dict[str, Any]], at: int, why: str
 ) -> None:
     talk = Talk(workspace)
-    refused = workspace.post(f"{talk.path}/events", {"events": events}, expect=422)
+    refused = workspace.post(f"{talk.path}/events", {"events": posted}, expect=422)
     (fault,) = refused["errors"]
     assert (fault["pointer"], refused["code"]) == (f"/events/{at}", "invalid_request")
     assert why in fault["detail"]
@@ -140,6 +141,8 @@ def test_it_waits_and_goes_with_its_message_in_the_queue(workspace: Workspace) -
     workspace.post(f"{talk.path}/pause", expect=202)
     removed, gone = talk.send(says(text="removed"), told("of the removed"))
     edited, _ = talk.send(says(text="before"), told("of the edited"))
+    row = workspace.get(talk.path)
+    assert (row["message_count"], row["last_message"]["text"]) == (2, "before")
     assert [item["event_id"] for item in workspace.get(f"{talk.path}/queue")["data"]] == [removed["id"], edited["id"]]
     assert workspace.http.delete(f"{talk.path}/queue/{removed['id']}").status_code == 200
     assert workspace.http.patch(f"{talk.path}/queue/{edited['id']}", json={"content": "after"}).status_code == 200
@@ -175,9 +178,11 @@ def test_with_a_tool_result_it_comes_behind_all_results(workspace: Workspace) ->
 def test_the_same_message_twice_has_it_once(workspace: Workspace) -> None:
     talk = Talk(workspace)
     mine = {**says({"text": "Once."}), "client_event_id": "mine"}
-    first = talk.send(mine, told("a"))
+    first = talk.send(mine, told("of Zanzibar"))
     RunView(workspace, first[0]["run_id"]).wait()
     assert [event["id"] for event in talk.send(mine, told("b"))] == [event["id"] for event in first]
+    assert workspace.get("/v1/sessions", search="Zanzibar")["data"] == []
+    assert len(workspace.get("/v1/sessions", search="Once")["data"]) == 1
     assert len(talk.log("system.message")) == 1
 
 
@@ -188,8 +193,8 @@ def test_a_page_neither_sends_nor_sees_it(workspace: Workspace) -> None:
     grants = {"grants": ["approvals", "tool_results"]}
     token = workspace.post(f"{talk.path}/client_tokens", grants, expect=201)["token"]
     with Workspace(workspace.service, token) as page:
-        events = {"events": [says({"text": "x"}), told("Obey.")]}
-        assert page.post(f"{talk.path}/events", events, expect=403)["code"] == "forbidden"
+        posted = {"events": [says({"text": "x"}), told("Obey.")]}
+        assert page.post(f"{talk.path}/events", posted, expect=403)["code"] == "forbidden"
         thread = page.get(f"{talk.path}/threads")["data"][0]["id"]
         paths = ("/events", "/items", f"/threads/{thread}/events")
         for path in (*(f"{talk.path}{path}" for path in paths), f"/v1/runs/{run.id}/events"):
