@@ -38,6 +38,10 @@ OPEN: dict[str, Grant | None] = {
 """By method and route; with what the token must have been granted for it."""
 
 
+HIDDEN = frozenset({"system.message"})
+"""Types of events that whoever operates the agent tells it alone, as its instructions."""
+
+
 async def admit(request: Request, connection: Connection, token: Principal) -> None:
     """Raises Forbidden for an operation that is closed, NotFound for what is not in the token's session."""
     operation = f"{request.method} {request.scope['route'].path}"
@@ -66,3 +70,13 @@ def need(caller: Principal, grant: Grant | None) -> None:
     """Raises Forbidden for a client token without the grant. Keys have their scopes instead."""
     if caller.session_id is not None and grant is not None and grant not in caller.grants:
         raise Forbidden(f"This client token was made without {grant!r} among its `grants`.")
+
+
+def need_key(caller: Principal) -> None:
+    """Raises Forbidden for a client token, whatever its grants."""
+    if caller.session_id is not None:
+        raise Forbidden("Only a key may send `system.message`: have the backend of your page send it.")
+
+
+def hidden_from(caller: Principal) -> frozenset[str]:
+    return frozenset() if caller.session_id is None else HIDDEN

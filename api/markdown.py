@@ -33,6 +33,7 @@ from domain.events import (
     RunFailed,
     RunTerminated,
     SessionError,
+    SystemMessage,
     TextContent,
     ThreadCreated,
     ThreadMessageReceived,
@@ -42,6 +43,7 @@ from domain.events import (
 )
 from domain.transcript import plain
 
+_FROM = {"user.message": "User", "system.message": "System", "agent.thread_message_received": "Task"}
 _TICKS = re.compile(r"`+")
 _FENCE = re.compile(r"( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -125,7 +127,7 @@ class Transcript:
 
     def _take(self, event: Event) -> None:
         match event.payload:
-            case UserMessage() | ThreadMessageReceived(tool_use_id=None):
+            case UserMessage() | SystemMessage() | ThreadMessageReceived(tool_use_id=None):
                 self._waiting.append(event)
             case ModelRequestStart():
                 self._begun.add(event.run_id)
@@ -225,8 +227,8 @@ class Transcript:
                 del self._uses[id]
 
     def _message(self, event: Event, note: str = "") -> None:
-        assert isinstance(event.payload, UserMessage | ThreadMessageReceived)
-        self._head("User" if isinstance(event.payload, UserMessage) else "Task", event, note)
+        assert isinstance(event.payload, UserMessage | SystemMessage | ThreadMessageReceived)
+        self._head(_FROM[event.type], event, note)
         self._blocks.append(quote(plain(event.payload.content)))
 
     def _head(self, who: str, event: Event, note: str = "") -> None:

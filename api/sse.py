@@ -12,6 +12,7 @@ from datetime import datetime
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from api.client_access import hidden_from
 from api.frames import sdk_types
 from api.tail import CLOSING, Tails, Viewer
 from domain.clock import now
@@ -102,8 +103,10 @@ def stream(
     expires_at: datetime | None = None,
 ) -> EventSourceResponse:
     """The response. With `end` it ends with the run's last event and `event: done`; at `expires_at` it ends anyway."""
+    hidden = hidden_from(request.state.caller)
+    frames = _frames(tails, session_id, viewer, last_seq, end, sdk=is_sdk(request), hidden=hidden)
     return EventSourceResponse(
-        _until(expires_at, viewer, _frames(tails, session_id, viewer, last_seq, end, sdk=is_sdk(request))),
+        _until(expires_at, viewer, frames),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="hb"),
         send_timeout=SEND_TIMEOUT_SECONDS,
@@ -131,7 +134,14 @@ async def _until(expires_at: datetime | None, viewer: Viewer, frames: AsyncGener
 
 
 async def _frames(
-    tails: Tails, session_id: str, viewer: Viewer, last_seq: int, end: End | None, *, sdk: bool
+    tails: Tails,
+    session_id: str,
+    viewer: Viewer,
+    last_seq: int,
+    end: End | None,
+    *,
+    sdk: bool,
+    hidden: frozenset[str],
 ) -> AsyncGenerator[bytes]:
     yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
     if end is not None and end.seq is not None and viewer.after >= end.seq:
@@ -150,7 +160,7 @@ async def _frames(
                     # The `anthropic` package knows deltas of text only: reasoning is announced to it and then comes whole.
                     yield _encode(viewer.cursor, frame.type, frame.data)
                 continue
-            if shown is None or frame.type in shown:
+            if frame.type not in hidden and (shown is None or frame.type in shown):
                 yield _encode(str(frame.seq), frame.type, frame.sdk_data if sdk else frame.data)
             if end is not None and frame.type in end.types and frame.seq > end.after:
                 yield _done(frame.seq, end.of, frame.type.partition(".")[2])

@@ -16,6 +16,7 @@ OPAQUE = frozenset({"input", "edited_input", "data", "answer_schema", "metadata"
 
 _START = "span.model_request_start"
 _SAID = frozenset({"agent.message", "agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use"})
+_ACCOMPANIED = frozenset({"user.message", "user.custom_tool_result"})
 _MADE_HERE = {"artifact_id": "artf", "approval_id": "appr"}
 """Ids that come with an event and are no event's."""
 QUIET = frozenset({"span.model_request_end", "session.status_idle"})
@@ -49,7 +50,7 @@ def select(outline: Sequence[Outline]) -> Selection:
     """Choose from the part of a log that is to be copied.
 
     A message goes along when a model has read it, or the next turn would: its run had begun and is over. A turn that had not
-    begun is left out as a whole.
+    begun is left out as a whole. A system message goes where that goes which it came with.
     """
     over: set[str] = set()
     started: dict[str, int] = {}
@@ -76,7 +77,17 @@ def select(outline: Sequence[Outline]) -> Selection:
             return False
         return run not in started or (event.type == "user.message" and event.seq > started[run])
 
-    dropped = frozenset(event.id for event in outline if queued(event))
+    dropped: set[str] = set()
+    accompanied: dict[str | None, bool] = {}
+    """By run: whether the newest of what a system message may come with is left out."""
+    for event in outline:
+        left_out = queued(event)
+        if event.type == "system.message":
+            left_out = accompanied.get(event.run_id, left_out)
+        elif event.type in _ACCOMPANIED:
+            accompanied[event.run_id] = left_out
+        if left_out:
+            dropped.add(event.id)
     runs: dict[str, None] = {}
     for event in outline:
         if event.id not in dropped:
@@ -85,7 +96,7 @@ def select(outline: Sequence[Outline]) -> Selection:
             if event.opened is not None:
                 runs[run_of_thread(event.opened)] = None
     half = frozenset(id for run, ids in thoughts.items() if run not in over for id in ids)
-    return Selection(dropped, half, tuple(runs))
+    return Selection(frozenset(dropped), half, tuple(runs))
 
 
 def open_turn(outline: Iterable[Outline]) -> str | None:

@@ -11,7 +11,7 @@ from domain.model_events import ModelRequestEnd, ModelRequestStart
 from domain.payload import Payload, TextContent, UserContent
 from domain.queue_events import QueueEvent
 from domain.runs import RunError, StopReason
-from domain.session_events import TitleSuggested
+from domain.session_events import SystemMessage, TitleSuggested
 from domain.thread_events import (
     ContextCompacted,
     ThreadCreated,
@@ -296,6 +296,7 @@ class RunTerminated(Payload):
 
 EventPayload = Annotated[
     UserMessage
+    | SystemMessage
     | UserAnswer
     | AgentMessage
     | AgentThinking

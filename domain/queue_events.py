@@ -16,7 +16,7 @@ class SessionSteer(Payload):
 
     type: Literal["session.steer"] = "session.steer"
     event_id: str
-    """The message."""
+    """The message. Where it is `deferred`, its system message is too."""
     status: Literal["accepted", "applied", "deferred"]
     """`applied`: a model call of this event's run reads it. `deferred`: the run that it was sent to ended first, and this
     event's run reads it."""

@@ -16,6 +16,7 @@ SDK_TYPES = frozenset(
         "user.interrupt",
         "user.tool_confirmation",
         "user.custom_tool_result",
+        "system.message",
         "agent.message",
         "agent.thinking",
         "agent.tool_use",

@@ -23,6 +23,7 @@ from domain.events import (
     RunCompleted,
     RunFailed,
     RunTerminated,
+    SystemMessage,
     ThreadMessageReceived,
     UserCustomToolResult,
     UserMessage,
@@ -32,6 +33,8 @@ from domain.payload import DocumentContent, ImageContent, TextContent, UserConte
 from domain.queue_events import QueueUpdated, SessionSteer
 from domain.token_count import TokenCount
 
+SYSTEM_NOTE = "<system>\n{}\n</system>"
+"""Around a `system.message`. Every provider gets it among the user's blocks: few have a role for it in mid-conversation."""
 INTERRUPTED_NOTE = "[Your answer was interrupted here. Go on from where it stopped.]"
 SUMMARY_NOTE = "[The conversation so far, summarised: what was said is not shown any more.]\n{}"
 LEFT_OUT_NOTE = "[A part of the conversation is left out here: it did not fit any more, and could not be summarised.]"
@@ -44,6 +47,7 @@ LOST_RESULT = "The outcome of this call is unknown: it was interrupted before it
 
 READ_TYPES = (
     "user.message",
+    "system.message",
     "agent.thread_message_received",
     "agent.message",
     "agent.thinking",
@@ -67,9 +71,10 @@ def fold(events: Iterable[Event]) -> tuple[Message, ...]:
     """Return the conversation as alternating messages, the user's first and last.
 
     A user message enters at the first model call that its run starts after it was sent, not where it stands in the log:
-    one that waits in the queue stands in the middle of another turn's tool calls. Every tool use is followed by its result
-    (vendors reject a request in which one is missing): a call that was cut off gets `LOST_RESULT`. What a compaction stands
-    for is not there any more, but for the newest message.
+    one that waits in the queue stands in the middle of another turn's tool calls. A system message enters with it, or behind
+    all results where it came with one. Every tool use is followed by its result (vendors reject a request in which one is
+    missing): a call that was cut off gets `LOST_RESULT`. What a compaction stands for is not there any more, but for the
+    newest message.
     """
     transcript = Transcript()
     for event in events:
@@ -135,7 +140,7 @@ class Transcript:
     def take(self, event: Event) -> None:
         self._seq = event.seq
         match event.payload:
-            case UserMessage() | ThreadMessageReceived(tool_use_id=None):
+            case UserMessage() | SystemMessage() | ThreadMessageReceived(tool_use_id=None):
                 self._waiting.append(event)
             case SessionSteer(event_id=message, status="deferred"):
                 self._deferred[message] = event.run_id
@@ -251,17 +256,23 @@ class Transcript:
         entering = [event for event in self._waiting if readers[event.id] == run_id or readers[event.id] in self._over]
         self._waiting = [event for event in self._waiting if event not in entering]
         blocks: list[Block] = []
+        asked = False
         for event in entering:
+            if isinstance(event.payload, SystemMessage):
+                blocks.append(Text(text=SYSTEM_NOTE.format(plain(event.payload.content))))
+                continue
             assert isinstance(event.payload, UserMessage | ThreadMessageReceived)
-            blocks += (block for block in _blocks(event.payload.content) if not isinstance(block, Text) or block.text)
+            said = [block for block in _blocks(event.payload.content) if not isinstance(block, Text) or block.text]
+            blocks += said
+            asked = asked or bool(said)
             self._interrupted = False
-        if blocks and self._role == "user":  # what was said to a call that failed may go without what is said now
+        if asked and self._role == "user":  # what was said to a call that failed may go without what is said now
             self._said += self._last()
             self._saying, self._notes = [], 0
         for block in blocks:
             self._add("user", block)
             self.has_attachments = self.has_attachments or not isinstance(block, Text)
-        if blocks:
+        if asked:  # what came with a tool result stays with that, and does not take the place of the question
             self._asked, self._asked_at, self._answers = tuple(blocks), self._seq, 0
 
     def _result(self, tool_use_id: str, content: Iterable[TextContent], is_error: bool) -> None:

@@ -1,4 +1,4 @@
-"""Messages that no model call has read yet: they have no `processed_at`."""
+"""Messages that no model call has read yet, people's and system messages: they have no `processed_at`."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,8 @@ async def take_up(connection: Connection, session_id: str, run_id: str, *, prima
     """
     parameters = {"in_session": session_id, "of_run": run_id, "moment": now()}
     taken = await connection.execute(_TAKE_UP_PRIMARY if primary else _TAKE_UP, parameters)
-    return [row.id for row in sorted(taken, key=lambda row: row.seq) if STEERED in (row.private or {})]
+    messages = [row for row in taken if row.type == "user.message" and STEERED in (row.private or {})]
+    return [row.id for row in sorted(messages, key=lambda row: row.seq)]
 
 
 async def pending_input(connection: Connection, session_id: str, run_id: str) -> bool:
@@ -40,7 +41,8 @@ async def unread(connection: Connection, session_id: str, run_id: str) -> list[E
 
 async def steered(connection: Connection, session_id: str, run_id: str) -> int:
     """How many messages were steered into the run and wait for its next model call."""
-    return sum(STEERED in (event.private or {}) for event in await unread(connection, session_id, run_id))
+    waiting = await unread(connection, session_id, run_id)
+    return sum(event.type == "user.message" and STEERED in (event.private or {}) for event in waiting)
 
 
 async def defer(connection: Connection, event_ids: Sequence[str], run_id: str) -> None:
@@ -57,7 +59,7 @@ async def stamp(connection: Connection, session_id: str, run_id: str, type: str)
 
 _MESSAGE = (
     col(EventRow.session_id) == bindparam("in_session"),
-    col(EventRow.type) == "user.message",
+    col(EventRow.type).in_(("user.message", "system.message")),
     col(EventRow.processed_at).is_(None),
 )
 _ITS_OWN = func.coalesce(col(EventRow.for_run_id), col(EventRow.run_id)) == bindparam("of_run")
@@ -75,7 +77,7 @@ def _too_late() -> ColumnElement[bool]:
 
 
 _TAKING_UP = update(EventRow).values(processed_at=bindparam("moment"))
-_READ = (col(EventRow.id), col(EventRow.seq), col(EventRow.private))
+_READ = (col(EventRow.id), col(EventRow.seq), col(EventRow.type), col(EventRow.private))
 _TAKE_UP = _TAKING_UP.where(*_MESSAGE, _ITS_OWN).returning(*_READ)
 _TAKE_UP_PRIMARY = _TAKING_UP.where(*_MESSAGE, or_(_ITS_OWN, _too_late())).returning(*_READ)
 _IS_PENDING = select(col(EventRow.seq)).where(*_MESSAGE, _ITS_OWN).limit(1)

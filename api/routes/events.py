@@ -1,22 +1,25 @@
 """/v1/sessions/{id}/events and /items"""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.auth import SessionsRead, SessionsWrite
-from api.client_access import need
+from api.client_access import hidden_from, need, need_key
 from api.content import Blocks, Content, TextBlock, content_of, message_of
 from api.errors import PROBLEMS, QUEUE_FULL
 from api.frames import for_sdk, sdk_types
 from api.pages import CreatedAt, Cursor, EventLimit, List, Order, listed, seq_cursor, seq_of
 from api.services.runs import NewRun
+from api.services.system_messages import accompany
 from api.sse import is_sdk
 from api.state import TheService
 from api.transaction import TransactionalRoute, UnitOfWork
 from domain.approvals import Decision
 from domain.clock import wire
+from domain.errors import Invalid, Pointer
 from domain.events import (
     AgentCustomToolUse,
     AgentMcpToolResult,
@@ -27,6 +30,7 @@ from domain.events import (
     AgentToolUse,
     ContextCompacted,
     Event,
+    SystemMessage,
     UserCustomToolResult,
     UserMessage,
 )
@@ -101,9 +105,18 @@ class InterruptEvent(BaseModel):
     """Only what the sub-agent on that thread does."""
 
 
-PostedEvent = Annotated[
-    UserMessageEvent | InterruptEvent | ToolConfirmationEvent | CustomToolResultEvent | AnswerEvent, Field(discriminator="type")
-]
+class SystemMessageEvent(BaseModel):
+    """Context of yours for the model, for this turn and those to come: the last event of the request, right behind the
+    `user.message` or `user.custom_tool_result` that it goes with. Keys only."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["system.message"]
+    content: Annotated[list[TextBlock], Field(min_length=1, max_length=100)]
+
+
+FromPeople: TypeAlias = UserMessageEvent | InterruptEvent | ToolConfirmationEvent | CustomToolResultEvent | AnswerEvent
+PostedEvent = Annotated[FromPeople | SystemMessageEvent, Field(discriminator="type")]
 
 
 class EventsCreate(BaseModel):
@@ -124,13 +137,35 @@ async def send_events(
 ) -> EventsAccepted:
     """Append events, in order. A message becomes a turn; a confirmation, a result or an answer goes to the run that waits."""
     redirected = [False, *(isinstance(event, InterruptEvent) for event in body.events)]
-    sent: list[dict[str, Any]] = []
+    _check_places(body.events, unit)
+    sent: list[Event] = []
     for at, (event, redirects) in enumerate(zip(body.events, redirected, strict=False)):
-        sent.append((await _send(session_id, event, f"/events/{at}", unit, service, redirects)).wire())
-    return EventsAccepted(data=sent)
+        if isinstance(event, SystemMessageEvent):
+            sent.append(await accompany(unit, sent[-1], content_of(event.content)))
+        else:
+            sent.append(await _send(session_id, event, f"/events/{at}", unit, service, redirects))
+    return EventsAccepted(data=[event.wire() for event in sent])
 
 
-async def _send(session_id: str, event: PostedEvent, at: str, unit: UnitOfWork, service: TheService, redirects: bool) -> Event:
+def _check_places(events: Sequence[FromPeople | SystemMessageEvent], unit: UnitOfWork) -> None:
+    """The rules of the `anthropic` package for `system.message`. Raises Invalid, Forbidden."""
+    places = [at for at, event in enumerate(events) if isinstance(event, SystemMessageEvent)]
+    if not places:
+        return
+    need_key(unit.caller)
+    at = places[0]
+    if len(places) > 1:
+        what = "Send one `system.message` per request, as its last event: put all that it says into its `content`."
+    elif at < len(events) - 1:
+        what = "Send `system.message` as the last event of the request."
+    elif at == 0 or not isinstance(events[at - 1], UserMessageEvent | CustomToolResultEvent):
+        what = "Send `system.message` right behind the `user.message` or `user.custom_tool_result` that it goes with."
+    else:
+        return
+    raise Invalid(what, Pointer(pointer=f"/events/{at}", detail=what))
+
+
+async def _send(session_id: str, event: FromPeople, at: str, unit: UnitOfWork, service: TheService, redirects: bool) -> Event:
     answers = service.answers
     match event:
         case UserMessageEvent():
@@ -195,7 +230,8 @@ async def list_events(
         primary=CROSS_POSTED if is_sdk(request) else None,
     )
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
-    shown = [event.wire() for event in events[:limit]]
+    hidden = hidden_from(caller)
+    shown = [event.wire() for event in events[:limit] if event.type not in hidden]
     return listed([for_sdk(event) for event in shown] if is_sdk(request) else shown, following)
 
 
@@ -206,7 +242,8 @@ async def list_items(
     """The primary thread's transcript folded for reading: messages, reasoning, tool uses with results, compactions."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     after = 0 if page is None else seq_of(page)
-    types = ("user.message", "agent.message", "agent.thinking", "agent.thread_context_compacted", *USES)
+    types = ("user.message", "system.message", "agent.message", "agent.thinking", "agent.thread_context_compacted", *USES)
+    types = tuple(type for type in types if type not in hidden_from(caller))
     events = await read(unit.connection, session_id, after=after, types=types, primary=(), limit=limit + 1)
     shown = events[:limit]
     results = await _results(unit, session_id, shown)
@@ -239,6 +276,8 @@ def _item(event: Event, results: dict[str, Result]) -> dict[str, Any]:
     match event.payload:
         case UserMessage(content=content):
             item |= {"type": "message", "role": "user", "content": [c.model_dump() for c in content]}
+        case SystemMessage(content=content):
+            item |= {"type": "message", "role": "system", "content": [c.model_dump() for c in content]}
         case AgentMessage(content=content, interrupted=interrupted):
             item |= {"type": "message", "role": "agent", "content": [c.model_dump() for c in content]}
             item["interrupted"] = interrupted

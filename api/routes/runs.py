@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import RunsRead, RunsWrite
+from api.client_access import hidden_from
 from api.content import MessageContent, message_of
 from api.errors import PROBLEMS, QUEUE_FULL
 from api.pages import CreatedAt, Cursor, EventLimit, Limit, List, Order, listed, seq_cursor, seq_of
@@ -145,7 +146,8 @@ async def list_run_events(
     after = 0 if page is None else seq_of(page)
     events = await read(unit.connection, row.session_id, after=after, run_id=run_id, limit=limit + 1)
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
-    return listed([event.wire() for event in events[:limit]], following)
+    hidden = hidden_from(caller)
+    return listed([event.wire() for event in events[:limit] if event.type not in hidden], following)
 
 
 @router.post("/{run_id}/pause", status_code=202)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from api.auth import SessionsRead
+from api.client_access import hidden_from
 from api.errors import PROBLEMS
 from api.frames import sdk_types
 from api.pages import Cursor, EventLimit, List, listed, seq_cursor, seq_of
@@ -131,7 +132,8 @@ async def list_thread_events(
     types = sdk_types(None) if is_sdk(request) else None
     events = await read(unit.connection, session_id, after=after, run_id=run_id, types=types, primary=primary, limit=limit + 1)
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
-    return listed([event.wire() for event in events[:limit]], following)
+    hidden = hidden_from(caller)
+    return listed([event.wire() for event in events[:limit] if event.type not in hidden], following)
 
 
 async def _primary(unit: Unit, session: SessionRow) -> Thread:

@@ -38,6 +38,7 @@ class Thread:
         self.id = f"t-{uuid4().hex}"
         self.messages: list[dict[str, Any]] = []
         self.errors: list[str] = []
+        self.context: list[dict[str, str]] = []
         agent.on_error = self._failed
 
     def _failed(self, error: BaseException, context: dict[str, Any]) -> None:
@@ -52,7 +53,7 @@ class Thread:
             "runId": f"r-{uuid4().hex}",
             "messages": self.messages,
             "tools": [tool.model_dump(by_alias=True) for tool in self.tools],
-            "context": [],
+            "context": self.context,
             "state": None,
             "forwardedProps": {},
             **({"resume": resume} if resume else {}),
@@ -130,6 +131,34 @@ async def test_a_thread_goes_on_in_its_session(workspace: Workspace, client: Asy
 
     (session,) = workspace.get("/v1/sessions")["data"]
     assert (session["message_count"], session["title"]) == (6, f"AG-UI thread {thread.id}")
+
+
+async def test_what_the_page_shows_is_told_to_the_model(workspace: Workspace, client: AsyncAnthropic) -> None:
+    thread = Thread(adapter(workspace, client))
+    thread.context = [{"description": "The open page", "value": "Invoice 17"}]
+    assert text(await thread.run(user({"text": "One."}))) == "One."
+    assert text(await thread.run(user({"text": "Two."}))) == "Two."
+    thread.context = [{"description": "The open page", "value": "Invoice 18"}]
+    assert text(await thread.run(user({"text": "Three."}))) == "Three."
+
+    (session,) = workspace.get("/v1/sessions")["data"]
+    items = workspace.get(f"/v1/sessions/{session['id']}/items")["data"]
+    assert [item["role"] for item in items] == ["user", "system", "agent", "user", "agent", "user", "system", "agent"]
+    told = [item["content"][0]["text"] for item in items if item["role"] == "system"]
+    assert ["Invoice 17" in told[0], "Invoice 18" in told[1]] == [True, True]
+
+
+async def test_a_tool_result_brings_what_the_page_shows_now(workspace: Workspace, client: AsyncAnthropic) -> None:
+    confetti = Tool(name="confetti", description="Throws confetti.", parameters={"type": "object", "properties": {}})
+    thread = Thread(adapter(workspace, client), confetti)
+    first = await thread.run(user({"tools": [{"name": "confetti", "input": {}}]}, {"text": "Thrown."}))
+    (call,) = of_type(first, "TOOL_CALL_START")
+    thread.context = [{"description": "The open page", "value": "A party"}]
+    done = {"id": "r1", "role": "tool", "toolCallId": call["toolCallId"], "content": "It rains paper."}
+    assert text(await thread.run(done)) == "Thrown."
+    (session,) = workspace.get("/v1/sessions")["data"]
+    (event,) = workspace.get(f"/v1/sessions/{session['id']}/events", types=["system.message"])["data"]
+    assert ("A party" in event["content"][0]["text"], event["processed_at"] is not None) == (True, True)
 
 
 async def test_the_backend_runs_a_tool(workspace: Workspace, client: AsyncAnthropic) -> None:

@@ -27,7 +27,6 @@ NOT_SHARED = {
 NOT_SHARED_EVENTS = {
     "user.define_outcome": "outcomes are not graded",
     "user.tool_result": "of self-hosted environments, which there are not: custom tools are what callers run",
-    "system.message": "instructions belong to the agent",
 }
 
 

@@ -319,3 +319,21 @@ def test_the_caller_runs_a_custom_tool(sdk: Anthropic) -> None:
     assert [event.content[0].text for event in ended if event.type == "agent.message"] == ["Sunny."]
     (asked,) = [sound(e) for e in events.list(session.id) if e.type == "agent.custom_tool_use"]
     assert (asked.id, asked.name, asked.input) == (use, "weather", {"city": "Rome"})
+
+
+def test_context_of_the_operator_goes_with_a_message(sdk: Anthropic) -> None:
+    agent = sdk.beta.agents.create(name="echo", model="demo:echo")
+    session = sdk.beta.sessions.create(agent=agent.id, environment_id="env_default")
+    events = sdk.beta.sessions.events
+    system: Any = {"type": "system.message", "content": [{"type": "text", "text": "It rains."}]}
+
+    with events.stream(session.id) as stream:
+        sent = [sound(event) for event in sound(events.send(session.id, events=[message("hi"), system])).data]
+        ended = until_idle(stream)
+
+    assert [(event.type, event.processed_at) for event in sent] == [("user.message", None), ("system.message", None)]
+    assert sent[1].id in [sound(event).id for event in ended if event.type == "system.message"]
+    (listed,) = [sound(event) for event in events.list(session.id) if event.type == "system.message"]
+    assert (listed.content[0].text, listed.processed_at is not None) == ("It rains.", True)
+    with pytest.raises(anthropic.UnprocessableEntityError, match="right behind"):
+        events.send(session.id, events=[system])

@@ -20,11 +20,12 @@ from domain.payload import DocumentContent, FileSource, ImageContent, PlainTextS
 from domain.runs import StopReason
 from domain.transcript import ASKED_NOTE, INTERRUPTED_NOTE, LEFT_OUT_NOTE, SUMMARY_NOTE, Transcript, fold, plain
 from domain.usage import Usage
-from tests.domain.test_transcript import START, asks, log, result, says
+from tests.domain.test_transcript import START, asks, log, result, says, tells
 
 OVER = RunCompleted(stop_reason=StopReason(type="end_turn"))
 Deed = tuple[str, int, int]
-DEEDS = ("ask", "ask", "queue", "start", "start", "say", "use", "use", "use", "result", "result", "cut", "stop", "over", "end")
+ASKED = ("ask", "ask", "queue", "tell")
+DEEDS = (*ASKED, "start", "start", "say", "use", "use", "use", "result", "result", "cut", "stop", "over", "end")
 DEEDS_DONE = st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 200), st.integers(0, 200)), max_size=60)
 
 
@@ -53,6 +54,8 @@ def story(deeds: list[Deed]) -> list[Event]:
                 asked = told = True
             case "queue":
                 entries.append((f"r{run + 1:02}", asks(f"later {number}")))
+            case "tell" if entries and entries[-1][1].type in ("user.message", "agent.tool_result"):
+                entries.append((entries[-1][0], tells(f"context {number}")))
             case "start" if asked and told:
                 entries.append((name, START))
                 calling, open_uses = True, []
@@ -230,3 +233,21 @@ def test_images_and_documents_keep_their_place_among_the_texts() -> None:
 def test_what_is_to_be_summarised_fits(texts: list[str], chars: int) -> None:
     messages = [Message(role=("user", "assistant")[at % 2], content=(Text(text=text * 50),)) for at, text in enumerate(texts)]
     assert len(rendered(messages, chars)) <= chars + 120
+
+
+def test_a_system_message_behind_a_result_does_not_take_the_place_of_the_question() -> None:
+    use = AgentToolUse(name="read", input={})
+    events = log(
+        ("r", asks("the question")),
+        ("r", START),
+        ("r", use),
+        ("r", result("e3", "x" * 100)),
+        ("r", tells("told")),
+        ("r", START),
+        ("r", use),
+        ("r", result("e7", "y")),
+        ("r", compacted(7)),
+        ("r", START),
+    )
+    texts = [block.text for block in fold(events)[0].content if isinstance(block, Text)]
+    assert texts == [SUMMARY_NOTE.format("S"), ASKED_NOTE.format(1), "the question"]

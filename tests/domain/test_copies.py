@@ -30,6 +30,18 @@ def test_what_was_still_queued_is_left_out() -> None:
     assert dropped(outline(*first, ("run.queued", "run_3"), subagents=("run_3",))) == []
 
 
+def test_a_system_message_goes_with_what_it_came_with() -> None:
+    first = [("user.message", "run_1"), ("system.message", "run_1"), (START, "run_1")]
+    answered = [("user.custom_tool_result", "run_1"), ("system.message", "run_1")]
+
+    assert dropped(outline(*first[:2])) == [1, 2]
+    assert dropped(outline(*first)) == []
+    assert dropped(outline(*first, *first[:2])) == [4, 5]
+    assert dropped(outline(*first, *answered)) == []  # nobody has read it, but the result is there
+    assert dropped(outline(*first, *answered, *first[:2])) == [6, 7]
+    assert dropped(outline(*first, *first[:2], ("run.failed", "run_1"))) == []
+
+
 def test_reasoning_without_what_it_led_to() -> None:
     begun = [("user.message", "run_1"), (START, "run_1")]
     thought, said = ("agent.thinking", "run_1"), ("agent.tool_use", "run_1")

@@ -15,13 +15,14 @@ from domain.events import (
     ModelRequestStart,
     RunCancelled,
     RunCompleted,
+    SystemMessage,
     TextContent,
     UserMessage,
 )
 from domain.mcp import tool_name
 from domain.queue_events import QueueUpdated, SessionSteer
 from domain.runs import StopReason
-from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, Transcript, fold
+from domain.transcript import INTERRUPTED_NOTE, LOST_RESULT, SYSTEM_NOTE, Transcript, fold
 
 
 def log(*entries: tuple[str, EventPayload]) -> list[Event]:
@@ -42,6 +43,10 @@ def log(*entries: tuple[str, EventPayload]) -> list[Event]:
 
 def asks(text: str) -> UserMessage:
     return UserMessage(content=(TextContent(text=text),))
+
+
+def tells(text: str) -> SystemMessage:
+    return SystemMessage(content=(TextContent(text=text),))
 
 
 def says(text: str, *, interrupted: bool = False) -> AgentMessage:
@@ -182,3 +187,49 @@ def test_a_queued_message_enters_as_it_was_edited_last() -> None:
     for event in events:
         transcript.take(event)
     assert [message.content for message in transcript.messages()] == [(Text(text="three"),)]
+
+
+def test_a_system_message_enters_behind_its_message_and_goes_where_that_goes() -> None:
+    done = RunCompleted(stop_reason=StopReason(type="max_steps"))
+    note = SYSTEM_NOTE.format("{told}")
+    events = log(
+        ("r1", asks("one")),
+        ("r1", tells("{told}")),
+        ("r1", START),
+        ("r2", asks("withdrawn")),
+        ("r2", tells("withdrawn too")),
+        ("r2", RunCancelled()),
+        ("r1", asks("steered")),
+        ("r1", tells("{told}")),
+        ("r1", says("answer")),
+        ("r1", done),
+        ("r4", SessionSteer(event_id="e7", status="deferred")),
+        ("r4", SessionSteer(event_id="e8", status="deferred")),
+        ("r3", asks("three")),
+        ("r3", START),
+        ("r3", says("third")),
+        ("r3", done),
+        ("r4", START),
+    )
+    assert texts(events) == [
+        ("user", ["one", note]),
+        ("assistant", ["answer"]),
+        ("user", ["three"]),
+        ("assistant", ["third"]),
+        ("user", ["steered", note]),
+    ]
+
+
+def test_a_system_message_with_a_result_waits_for_the_other_results() -> None:
+    """Vendors want all of them before anything else."""
+    events = log(
+        ("r1", asks("one")),
+        ("r1", START),
+        ("r1", USE),
+        ("r1", USE),
+        ("r1", result("e3", "x")),
+        ("r1", tells("told")),
+        ("r1", result("e4", "y")),
+        ("r1", START),
+    )
+    assert texts(events)[-1] == ("user", ["result:x", "result:y", SYSTEM_NOTE.format("told")])
