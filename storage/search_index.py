@@ -149,14 +149,15 @@ async def ranked(
     else:
         newest, *here = _decode(cursor)
     if few is not None:
-        hits = _hits_in(few, wanted, newest).cte("hits")
+        found = _hits_in(few, wanted, newest)
     else:
         hits_of = _sqlite_hits if is_sqlite else _postgres_hits
         firsts = (
             hits_of(workspace_id, wanted, newest, titles=True).limit(RANKED_TITLES).subquery(),
             hits_of(workspace_id, wanted, newest, titles=False).limit(RANKED_MESSAGES).subquery(),
         )
-        hits = select(firsts[0]).union(select(firsts[1])).cte("hits")
+        found = select(firsts[0]).union(select(firsts[1]))
+    hits = found.cte("hits").prefix_with("MATERIALIZED")  # else SQLite begins with all of the workspace's sessions
     scored = (
         select(col(text.id), col(text.session_id), col(text.event_id), _score(wanted).label("score"))
         .join_from(hits, text, col(text.id) == hits.c.id)
