@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
+    and_,
     bindparam,
     column,
     delete,
@@ -157,12 +158,14 @@ async def ranked(
             hits_of(workspace_id, wanted, newest, titles=False).limit(RANKED_MESSAGES).subquery(),
         )
         found = select(firsts[0]).union(select(firsts[1]))
-    hits = found.cte("hits").prefix_with("MATERIALIZED")  # else SQLite begins with all of the workspace's sessions
+    hits = found.cte("hits")
+    # One expression, which no index answers: SQLite would begin with all of the workspace's sessions.
+    meets = sql_case((and_(col(SessionRow.workspace_id) == workspace_id, *conditions), 1), else_=0) == 1
     scored = (
         select(col(text.id), col(text.session_id), col(text.event_id), _score(wanted).label("score"))
         .join_from(hits, text, col(text.id) == hits.c.id)
         .join(SessionRow, col(SessionRow.id) == col(text.session_id))
-        .where(col(SessionRow.workspace_id) == workspace_id, *conditions)
+        .where(meets)
         .subquery()
     )
     place = func.row_number().over(partition_by=scored.c.session_id, order_by=(scored.c.score.desc(), scored.c.id.desc()))
