@@ -13,6 +13,7 @@ from commands.connection import Connection, Params
 from commands.context import Failed
 from domain.agents import AgentConfig, ModelConfig
 from domain.runs import Run
+from domain.sessions import OnBusy
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 LIST_PAGE = 100
@@ -194,14 +195,16 @@ class Client:
     def rename_session(self, session_id: str, title: str) -> Session:
         return self.connection.post(_at("sessions", session_id), Session, {"title": title})
 
-    def archive_session(self, session_id: str) -> Session:
-        return self.connection.post(f"{_at('sessions', session_id)}/archive", Session)
+    def command_session(self, session_id: str, name: str) -> Session:
+        """One of pause, resume, interrupt, archive."""
+        return self.connection.post(f"{_at('sessions', session_id)}/{name}", Session)
 
     def delete_session(self, session_id: str) -> None:
         self.connection.delete(_at("sessions", session_id))
 
-    def send(self, session_id: str, text: str) -> Accepted:
-        return self.connection.post(f"{_at('sessions', session_id)}/messages", Accepted, {"content": text})
+    def send(self, session_id: str, text: str, on_busy: OnBusy | None = None) -> Accepted:
+        body: dict[str, JsonValue] = {"content": text, **({"on_busy": on_busy} if on_busy else {})}
+        return self.connection.post(f"{_at('sessions', session_id)}/messages", Accepted, body)
 
     def fork(self, session_id: str, *, after: str | None, before: str | None, message: str | None) -> Forked:
         said: dict[str, JsonValue] = {"after_event_id": after, "before_event_id": before, "content": message}

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,8 @@ from commands.context import Context, Failed, of
 DETACHED = 130
 """The exit code of a command that Ctrl-C ended."""
 
+OnBusy = Literal["queue", "steer", "interrupt", "reject"]
+"""As `domain.sessions` has it, which costs time to import."""
 AgentOption = Annotated[str | None, typer.Option("--agent", help="Name or id; default: assistant if there is one, else demo.")]
 
 
@@ -22,16 +24,22 @@ def run(
         str | None, typer.Option("--model", "--provider", help="A bare model, written provider:name, instead of an agent.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Go on in this session (sesn_…).")] = None,
+    on_busy: Annotated[OnBusy | None, typer.Option(help="With --session, while a turn runs there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
     """Run an agent and watch it. Exit code 1 when it did not complete; Ctrl-C leaves it running."""
     if sum(choice is not None for choice in (agent, model, session)) > 1:
         raise Failed("Give one of --agent, --model and --session: a session keeps the agent it began with.")
+    if on_busy is not None and session is None:
+        raise Failed("--on-busy is for a --session: a run of its own meets nobody at work.")
     it = of(context)
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
         raise Failed("The prompt is empty.")
-    started = it.client.start_run(text, agent=agent, model=model, session=session)
+    if session is not None and on_busy is not None:
+        started = it.client.send(session, text, on_busy).run
+    else:
+        started = it.client.start_run(text, agent=agent, model=model, session=session)
     raise typer.Exit(follow(it, started.id, typed=text, as_json=as_json))
 
 

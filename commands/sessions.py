@@ -1,4 +1,4 @@
-"""`perdure sessions`: look at conversations, name them, put them away, fork them, and carry them as files."""
+"""`perdure sessions`: look at conversations, stop them, name them, put them away, fork them, and carry them as files."""
 
 import sys
 from contextlib import nullcontext
@@ -10,7 +10,9 @@ import typer
 from commands.context import Failed, of
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at conversations, name, archive, fork, export and import them."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at conversations, stop, name, archive, fork, export and import them.",
 )
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION")]
@@ -53,10 +55,31 @@ def rename(
 
 
 @app.command()
+def interrupt(context: typer.Context, session: SessionId) -> None:
+    """End the turn that runs in it; what waits behind it goes on."""
+    it = of(context)
+    it.screen.answer(f"{it.client.command_session(session, 'interrupt').id} is to be interrupted")
+
+
+@app.command()
+def pause(context: typer.Context, session: SessionId) -> None:
+    """Take messages and start nothing; the turn that runs pauses at its next step."""
+    it = of(context)
+    it.screen.answer(f"{it.client.command_session(session, 'pause').id} paused")
+
+
+@app.command()
+def resume(context: typer.Context, session: SessionId) -> None:
+    """Go on where it was paused."""
+    it = of(context)
+    it.screen.answer(f"{it.client.command_session(session, 'resume').id} resumed")
+
+
+@app.command()
 def archive(context: typer.Context, session: SessionId) -> None:
     """Keep it to be read: it takes no more messages."""
     it = of(context)
-    it.screen.answer(f"{it.client.archive_session(session).id} archived")
+    it.screen.answer(f"{it.client.command_session(session, 'archive').id} archived")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from providers.config import CommandConfig, presets
 from settings import TitleSettings
 from storage.starts import Route
 from storage.tables import SessionRow
+from tests.providers.strict import strict_model
 from tests.service import RunView, ServiceThread, Workspace
 from tests.sweeping import sweeper_of
 from worker import routes
@@ -46,6 +47,18 @@ def naming(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) -
     (folder / "perdure.toml").write_text(CONFIG)
     with ServiceThread(folder, database_url) as running:
         yield running
+
+
+VENDORS = """
+[providers.claude]
+kind = "anthropic"
+base_url = "{model.url}"
+api_key_env = "PATH"
+
+[providers.gpt]
+kind = "openai_compatible"
+base_url = "{model.url}/v1"
+"""
 
 
 @pytest.fixture
@@ -202,6 +215,20 @@ def test_the_demonstration_names_its_sessions_and_scripts_do_not(workspace: Work
     demo.say(text="What is\na workflow?").wait()
     assert demo.until(lambda session: session["title"] is not None)["title"] == "Demo: What is a workflow?"
     assert plain.row["title"] is None
+
+
+def test_a_vendors_model_names_its_own_sessions(service: ServiceThread, database_url: str | None, tmp_path: Path) -> None:
+    with strict_model() as model:
+        (tmp_path / "perdure.toml").write_text(VENDORS.format(model=model))
+        with ServiceThread(tmp_path, database_url, temporal=service.temporal_address) as running, running.workspace() as own:
+            for provider in ("claude", "gpt"):
+                talk = Talk(own, model=f"{provider}:strict")
+                talk.say(text=f"Remember fact-{provider}").wait()
+                session = talk.until(lambda session: session["title"] is not None)
+                assert session["title"] == f"About fact-{provider}"
+                (suggested,) = talk.events("session.title_suggested")
+                assert (suggested["model"], suggested["model_usage"]["input_tokens"] > 0) == (f"{provider}:strict", True)
+        assert (model.faults, len(model.bodies)) == ([], 4), "two turns and two titles"
 
 
 def test_which_model_names_sessions(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Anthropic's AG-UI adapter on top of Perdure: what it makes of our sessions is an AG-UI stream without a flaw."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from ag_ui_claude_managed_agents import (  # pyright: ignore[reportMissingTypeSt
 from ag_ui_validate.pytest_plugin import validate_agui
 from anthropic import AsyncAnthropic
 
-from tests.service import Workspace
+from tests.service import RunView, Workspace
 
 PLACE: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
@@ -44,23 +45,26 @@ class Thread:
     def _failed(self, error: BaseException, context: dict[str, Any]) -> None:
         self.errors.append(f"{context}: {error!r}")
 
-    async def run(self, *messages: dict[str, Any], resume: Any = None) -> list[dict[str, Any]]:
-        """One run, validated: no error and no warning."""
-        before = list(self.messages)
-        self.messages += messages
+    def request(self, *messages: dict[str, Any], resume: Any = None) -> RunAgentInput:
         body: dict[str, Any] = {
             "threadId": self.id,
             "runId": f"r-{uuid4().hex}",
-            "messages": self.messages,
+            "messages": [*self.messages, *messages],
             "tools": [tool.model_dump(by_alias=True) for tool in self.tools],
             "context": self.context,
             "state": None,
             "forwardedProps": {},
             **({"resume": resume} if resume else {}),
         }
+        return RunAgentInput.model_validate(body)
+
+    async def run(self, *messages: dict[str, Any], resume: Any = None) -> list[dict[str, Any]]:
+        """One run, validated: no error and no warning."""
+        before = list(self.messages)
+        self.messages += messages
         events: list[dict[str, Any]] = [
             json.loads(event.model_dump_json(by_alias=True, exclude_none=True))
-            async for event in self.agent.run(RunAgentInput.model_validate(body))
+            async for event in self.agent.run(self.request(resume=resume))
         ]
         self._keep(events)
         # The validator forgets a thread's earlier runs unless a snapshot tells them; the front end has them.
@@ -220,3 +224,34 @@ async def test_a_failed_turn_is_an_error_and_a_retried_one_is_none(workspace: Wo
     failed = await thread.run(user({"fail": {"code": "rejected", "message": "no such model"}}))
     assert failed[-1]["type"] == "RUN_ERROR"
     assert "no such model" in failed[-1]["message"]
+
+
+async def test_a_page_that_leaves_interrupts_its_turn_and_goes_on_later(workspace: Workspace, client: AsyncAnthropic) -> None:
+    thread = Thread(adapter(workspace, client))
+    long = user({"text": "Slowly:", "words": 2_000, "delay_ms": 20})
+
+    async def watch() -> None:
+        async for event in thread.agent.run(thread.request(long)):
+            if event.type == "TEXT_MESSAGE_CONTENT":
+                reading.set()
+
+    reading = asyncio.Event()
+    page = asyncio.create_task(watch())
+    await asyncio.wait_for(reading.wait(), 20)
+    page.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await page
+
+    (session,) = workspace.get("/v1/sessions")["data"]
+    (run,) = workspace.get("/v1/runs", session_id=session["id"])["data"]
+    ended = await asyncio.to_thread(RunView(workspace, run["id"]).wait)  # the adapter goes on in this loop
+    assert ended["status"] == "cancelled"
+    (written,) = workspace.get(f"/v1/sessions/{session['id']}/events", types=["agent.message"])["data"]
+    assert written["interrupted"] is True
+    assert written["content"][0]["text"].startswith("Slowly:")
+
+    thread.messages.append(long)
+    seen = text(await thread.run(user({"text": "Again."})))
+    assert (seen[:7], seen[-6:]) == ("Slowly:", "Again."), "first what the page missed, then the answer"
+    (session,) = workspace.get("/v1/sessions")["data"]
+    assert session["message_count"] == 4, "it goes on in the same session"

@@ -1,7 +1,8 @@
 """A model on the loopback that takes no request above its window, checks each as the strictest vendor does, and caches.
 
 It speaks Anthropic's and OpenAI's API. What it says follows from the request: asked to summarise, it keeps what looks like a
-fact (`fact-…`); asked to `recall`, it says the facts that it sees; asked to `look`, it calls the tool `look` first.
+fact (`fact-…`); asked for a title, it names the facts; asked to `recall`, it says the facts that it sees; asked to `look`, it
+calls the tool `look` first.
 A cache read is what a request has in common with an earlier one, whole messages only, as at a vendor.
 """
 
@@ -73,6 +74,8 @@ class StrictModel:
             return self._summary(body, size)
         seen = json.dumps(messages[-1]["content"])
         facts = sorted(set(FACT.findall(json.dumps(messages))))
+        if "titles" in system:
+            return 200, {"text": f'"About {" ".join(facts)}"', "input": size - cached, "cached": cached}
         said: Json = {"text": f"I see {len(facts)} facts."}
         if self.in_turn:
             wants = re.findall(r"look at (\S+?)[.\"\\]", json.dumps(messages))
