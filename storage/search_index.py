@@ -159,8 +159,10 @@ async def ranked(
         )
         found = select(firsts[0]).union(select(firsts[1]))
     hits = found.cte("hits")
-    # One expression, which no index answers: SQLite would begin with all of the workspace's sessions.
-    meets = sql_case((and_(col(SessionRow.workspace_id) == workspace_id, *conditions), 1), else_=0) == 1
+    meets = and_(col(SessionRow.workspace_id) == workspace_id, *conditions)
+    if is_sqlite:
+        # An expression that no index answers: SQLite has no statistics, and would begin with all of the workspace's sessions.
+        meets = sql_case((meets, 1), else_=0) == 1
     scored = (
         select(col(text.id), col(text.session_id), col(text.event_id), _score(wanted).label("score"))
         .join_from(hits, text, col(text.id) == hits.c.id)
