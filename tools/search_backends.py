@@ -1,7 +1,9 @@
 """Where a web search is asked: SearXNG, Brave, Tavily behind one interface."""
 
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import Protocol, TypeVar
 
@@ -128,11 +130,17 @@ def _request(
         raise ToolFailed("web search is not set up: its key has characters that no key has") from None
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading the certificates holds up the event loop for 20 ms."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 async def _ask(request: httpx2.Request, shape: type[_A], name: str, refused: str = "its key is wrong or may not search") -> _A:
     """One question. Causes are left out of failures: the client's quote headers, and with them the key."""
     request.headers.update({"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "perdure"})
     try:
-        async with httpx2.AsyncClient(trust_env=False, timeout=ASK_SECONDS) as client:
+        async with httpx2.AsyncClient(verify=_tls(), trust_env=False, timeout=ASK_SECONDS) as client:
             response = await client.send(request, stream=True)
             try:
                 _check(response, name, refused)

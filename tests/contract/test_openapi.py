@@ -25,7 +25,9 @@ CHECKS: list[Any] = [
     _CHECKS.response_schema_conformance,
 ]
 PARTS = 3
-PER_OPERATION = 25
+PER_OPERATION = 20
+NOWHERE = 8
+"""Of an operation whose ids are generated: nothing is found by them."""
 
 
 def document(workspace: Workspace) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def test_generated_requests_get_declared_answers(
     for operation in [found.ok() for found in schema.get_all_operations()][part::PARTS]:
         if operation.path.endswith("/stream"):
             continue
-        statuses = fuzz(operation, workspace, {})
+        statuses = fuzz(operation, workspace, {}, NOWHERE if "{" in operation.path else PER_OPERATION)
         if "{" in operation.path:
             run = workspace.start({"text": "hello"}).wait()  # fresh each time: some operations archive and delete
             known = {"run_id": run["id"], "session_id": run["session_id"], "agent_id": run["agent"]["id"], "version": 1}
@@ -95,7 +97,7 @@ def test_generated_requests_get_declared_answers(
                 known["operation_id"] = workspace.post("/v1/bulk_operations", body, expect=202)["id"]
             if any(name in operation.path for name in ("file_id", "artifact_id", "resource_id")):
                 known |= given_and_published(workspace)
-            statuses += fuzz(operation, workspace, known)
+            statuses += fuzz(operation, workspace, known, PER_OPERATION)
         sent += statuses.total()
         if not any(200 <= status < 300 for status in statuses):
             unreached.append(f"{operation.method.upper()} {operation.path}")
@@ -133,12 +135,12 @@ def given_and_published(workspace: Workspace) -> dict[str, Any]:
     return {"file_id": file, "artifact_id": artifact["id"], "resource_id": resource["id"], "session_id": run["session_id"]}
 
 
-def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any]) -> Counter[int]:
+def fuzz(operation: Any, workspace: Workspace, ids: dict[str, Any], requests: int) -> Counter[int]:
     """Send what is made from the operation's own description; the statuses that came back."""
     statuses = Counter[int]()
 
     @settings(
-        max_examples=PER_OPERATION,
+        max_examples=requests,
         deadline=None,
         database=None,
         derandomize=True,

@@ -18,7 +18,7 @@ from commands.temporal_server import command_line
 from tests.durability.nursery import ROOT, Child, nursery
 from tests.ports import free_port
 from tests.redis import server_command as redis_command
-from tests.service import Frame, parse
+from tests.service import TLS, Frame, parse
 
 KEY = "pk_" + "k" * 40
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -112,9 +112,10 @@ class Up(Perdure):
     def ready(self, seconds: float = 30) -> float:
         """Wait until it says that it is up and that all its parts answer; returns after how many seconds."""
         self.says("Perdure is up.", seconds)
-        while httpx2.get(f"{self.url}/readyz").status_code != 200:
-            assert time.monotonic() - self.started_at < seconds, self.output
-            time.sleep(0.02)
+        with httpx2.Client(verify=TLS) as http:
+            while http.get(f"{self.url}/readyz").status_code != 200:
+                assert time.monotonic() - self.started_at < seconds, self.output
+                time.sleep(0.02)
         return time.monotonic() - self.started_at
 
 
