@@ -1,5 +1,7 @@
 """Configuration as the operator writes it, and the providers that come of it."""
 
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -9,6 +11,7 @@ from domain.completions import CompletionRequest, Message, Text
 from domain.errors import ProviderAuth, ProviderNotConfigured
 from providers.config import CommandConfig, OpenAICompatibleConfig, ProviderConfig, presets
 from providers.registry import build_providers
+from tests.durability.nursery import ROOT
 from tests.providers.conftest import answer
 from tests.providers.faulty import FaultyServer
 
@@ -75,6 +78,19 @@ def test_what_the_operator_got_wrong_is_an_error(table: dict[str, object]) -> No
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ProviderNotConfigured, match="anthropic, demo, lmstudio, ollama, openai"):
         build_providers(presets(), no_keys).get("telepathy")
+
+
+def test_a_vendor_that_nobody_calls_is_not_loaded() -> None:
+    """Its package would cost every start of every process half a second."""
+    code = """if True:
+        import sys
+        import worker, api.app, commands.serve
+        from providers.registry import build_providers
+        from providers.config import presets
+        build_providers(presets(), {"OPENAI_API_KEY": "sk"}.get)
+        print([name for name in ("anthropic", "openai") if name in sys.modules])
+    """
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "['openai']\n"
 
 
 async def test_keys_come_from_the_named_variables(faulty: FaultyServer) -> None:
