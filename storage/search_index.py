@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Float,
     Integer,
@@ -172,7 +173,7 @@ async def ranked(
     best = select(scored, place.label("place")).subquery()
     statement = select(best).where(best.c.place == 1)
     if here is not None:
-        statement = statement.where(tuple_(best.c.score, best.c.id) < tuple_(*here, types=[Integer(), Integer()]))
+        statement = statement.where(tuple_(best.c.score, best.c.id) < tuple_(*here, types=[BigInteger(), BigInteger()]))
     statement = statement.order_by(best.c.score.desc(), best.c.id.desc()).limit(limit + 1)
     rows = (await connection.execute(statement)).all()
     shown = rows[:limit]

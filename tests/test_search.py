@@ -1,5 +1,6 @@
 """Finding a conversation: by what was said in it, and by what it is."""
 
+import base64
 import json
 from collections.abc import Generator
 from typing import Any
@@ -123,6 +124,8 @@ def test_a_session_is_found_once_and_pages_repeat_nothing(talks: Talks) -> None:
     assert set(seen) == {*made, chatty}
     assert len(talks.found("walrus")) > 8
     talks.workspace.get("/v1/sessions", search="walrus", page="bm9uZQ", expect=400)
+    forged = base64.urlsafe_b64encode("|".join(["9" * 18] * 3).encode()).decode()
+    assert len(talks.found("walrus", page=forged)) > 8
     listing = talks.workspace.get("/v1/sessions", limit=1)["next_page"]
     talks.workspace.get("/v1/sessions", search="walrus", page=listing, expect=400)
 
