@@ -160,12 +160,16 @@ async def ranked(
         )
         found = select(firsts[0]).union(select(firsts[1]))
     hits = found.cte("hits")
-    # One expression, which no index answers: SQLite would begin with all of the workspace's sessions.
-    meets = sql_case((and_(col(SessionRow.workspace_id) == workspace_id, *conditions), 1), else_=0) == 1
+    # A look at each hit's own session, which no plan turns round: joined, databases begin with all of the workspace's sessions.
+    meets = (
+        select(and_(col(SessionRow.workspace_id) == workspace_id, *conditions))
+        .where(col(SessionRow.id) == col(text.session_id))
+        .correlate(text)
+        .scalar_subquery()
+    )
     scored = (
         select(col(text.id), col(text.session_id), col(text.event_id), _score(wanted).label("score"))
         .join_from(hits, text, col(text.id) == hits.c.id)
-        .join(SessionRow, col(SessionRow.id) == col(text.session_id))
         .where(meets)
         .subquery()
     )
