@@ -183,7 +183,7 @@ class _Records:
         )
 
     async def done(self, drafts: Sequence[Draft]) -> CompactResult:
-        return _result(await self._write(drafts, self._key))
+        return _result(await self._write(drafts, self._key) if drafts else [])
 
     async def interrupted(self) -> CompactResult:
         await self._write([Draft(self.end(error=_STOPPED))], f"{self._key}/end{self._attempt}")
