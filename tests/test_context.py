@@ -38,6 +38,10 @@ context_tokens = 4000
 kind = "openai_compatible"
 base_url = "{silent.url}/v1"
 
+[providers.bare]
+kind = "openai_compatible"
+base_url = "{wide.url}/bare/v1"
+
 [providers.wide]
 kind = "anthropic"
 base_url = "{wide.url}"
@@ -248,6 +252,11 @@ def test_a_summary_that_fails_does_not_lose_the_turn(workspace: Workspace, small
     assert left_out
     assert all(done["error"]["code"] for done in left_out)
     assert "left out here" in json.dumps(small.bodies[-1]["messages"][:2])
+
+
+def test_a_server_whose_list_of_models_is_none_answers_long_conversations_too(workspace: Workspace, wide: StrictModel) -> None:
+    assert Talk(workspace, "bare").say(f"fact-long {FILLER * 200} recall")["output"] == "fact-long"
+    assert "wide:strict" in [model["id"] for model in workspace.get("/v1/models")["data"]]
 
 
 def test_a_message_beyond_the_window_fails_its_turn_and_no_other(workspace: Workspace, silent: StrictModel) -> None:
