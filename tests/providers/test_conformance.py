@@ -133,6 +133,7 @@ async def test_images_and_documents_go_in_the_vendors_own_words(vendor: Vendor, 
     ("status", "kind", "message"),
     [
         (400, "invalid_request_error", "prompt is too long: 208310 tokens > 200000 maximum"),
+        (400, "invalid_request_error", "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000"),
         (400, "invalid_request_error", "This model's maximum context length is 4096 tokens. However, you requested 5000."),
         (413, "request_too_large", "Request exceeds the maximum size"),
     ],
