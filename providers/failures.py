@@ -162,5 +162,5 @@ def place_of(base_url: str) -> str:
 
 
 def _safe(detail: str, key: str | None) -> str:
-    hidden = detail.replace(key, "***") if key else detail
+    hidden = detail.replace(sent, "***") if (sent := (key or "").strip()) else detail
     return hidden if len(hidden) <= _DETAIL_CHARACTERS else f"{hidden[:_DETAIL_CHARACTERS]} …"

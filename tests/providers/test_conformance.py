@@ -208,6 +208,13 @@ async def test_a_fault_has_its_posture(
     assert caught.value.__cause__ is None
 
 
+async def test_a_key_is_hidden_as_it_was_sent(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:
+    with pytest.raises(ProviderAuth, match=r"no good: \*\*\*") as caught:
+        await answer(connect(f"{faulty.url}/403", key=f" {KEY}\n"), vendor.ask("hi"))
+
+    assert KEY not in caught.value.message
+
+
 async def test_a_date_in_retry_after_is_understood(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:
     with pytest.raises(ProviderRateLimited) as caught:
         await answer(connect(f"{faulty.url}/429-soon"), vendor.ask("hi"))
