@@ -25,7 +25,7 @@ from domain.usage import cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.database import Database
-from storage.journal import Draft, Journal, read, written
+from storage.journal import Draft, Journal, read_one, written
 from storage.runs import Runs
 from storage.titles import Titles
 
@@ -70,9 +70,10 @@ class TitleActivities:
             run = await Runs(connection).get(start.run_id, start.workspace_id)
             if not await Titles(connection, start.workspace_id).wanted(start.session_id):
                 return None
-            asked = await read(connection, start.session_id, run_id=start.run_id, types=("user.message",), limit=1)
-        question = "".join(plain(event.payload.content) for event in asked if isinstance(event.payload, UserMessage))
-        return Exchange(question, run.output)
+            asked = None
+            if run.input_event_id is not None:  # which may have been sent to a turn before it
+                asked = (await read_one(connection, start.session_id, run.input_event_id)).payload
+        return Exchange(plain(asked.content) if isinstance(asked, UserMessage) else "", run.output)
 
     async def _write(self, start: TitleStart, exchange: Exchange) -> None:
         """Raises ProviderError, NotFound."""
