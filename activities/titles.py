@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,6 +13,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.heartbeat import unbroken
 from activities.patience import patiently
 from activities.slots import Slots
+from activities.streaming import whole
 from domain.agents import ModelConfig
 from domain.commands import TitleStart
 from domain.completions import Completion, CompletionRequest, Provider, Text
@@ -97,7 +97,7 @@ class TitleActivities:
         if not slots.take(background=True):
             raise ProviderUnavailable("all of the provider's slots are taken")
         try:
-            answering = asyncio.create_task(_answer(provider, request))
+            answering = asyncio.create_task(whole(provider, request))
             wanted = asyncio.create_task(slots.wanted.wait())
             try:
                 await asyncio.wait({answering, wanted}, timeout=CALL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -130,14 +130,6 @@ class TitleActivities:
     async def _give_up(self, start: TitleStart) -> None:
         async with self._database.write() as transaction:
             await Titles(transaction.connection, start.workspace_id).give_up(start.session_id)
-
-
-async def _answer(provider: Provider, request: CompletionRequest) -> Completion:
-    async with aclosing(provider.stream(request)) as stream:
-        async for item in stream:
-            if isinstance(item, Completion):
-                return item
-    raise AssertionError("a provider's stream ended without a Completion or a ProviderError")
 
 
 def _later(error: ProviderError) -> ApplicationError:
