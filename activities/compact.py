@@ -1,24 +1,24 @@
 """Compacting a thread's context: its own model is asked for a summary, which stands for what is older from then on."""
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import NoReturn
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.contexts import Contexts, Seen
-from activities.heartbeat import heartbeating, overdue, superseded, unbroken
+from activities.heartbeat import overdue, superseded, unbroken
 from activities.lost_calls import end_lost_call
 from activities.patience import patiently
 from activities.slots import Slots
-from activities.streaming import acquire, streamed
+from activities.streaming import in_slot, streamed
 from domain.clock import now
 from domain.commands import CompactInput, CompactResult
 from domain.compaction import Plan
-from domain.completions import Completion, Delta, Text
-from domain.errors import ContextExceeded, NotFound, ProviderError, RunFinished
+from domain.completions import Completion, Text
+from domain.errors import ContextExceeded, ProviderError, RunFinished
 from domain.events import Event, ModelRequestEnd, ModelRequestStart
 from domain.ids import new_id
 from domain.runs import RunError, RunStatus
@@ -61,23 +61,7 @@ class CompactActivities:
 
         Where no summary comes of it, the turn goes on: with what there is, or without what is older, and the event says so.
         """
-        slot = self._slots[call.provider]
-        try:
-            async with heartbeating():
-                if not await acquire(slot):
-                    raise _leaving()
-                try:
-                    return await self._compact(call)
-                finally:
-                    slot.release()
-        except asyncio.CancelledError:
-            details = activity.cancellation_details()
-            if details is None or not details.worker_shutdown:
-                raise
-            raise _leaving() from None
-        except (RunFinished, NotFound) as error:
-            benign = ApplicationErrorCategory.BENIGN
-            raise ApplicationError(error.message, type=error.code, non_retryable=True, category=benign) from error
+        return await in_slot(self._slots[call.provider], lambda: self._compact(call), _leave)
 
     async def _compact(self, call: CompactInput) -> CompactResult:
         attempt = activity.info().attempt
@@ -100,7 +84,7 @@ class CompactActivities:
         try:
             provider = self._providers.get(model.provider)
             with self._live.stoppable(call.run_id) as stop:
-                completion = await streamed(provider, plan.request(model.name, attempt), stop, _unseen)
+                completion = await streamed(provider, plan.request(model.name, attempt), stop)
         except ProviderError as error:
             if (error.retryable or isinstance(error, ContextExceeded)) and attempt < TRIES:
                 raise await unbroken(records.failed(error)) from None
@@ -183,7 +167,7 @@ class _Records:
         )
 
     async def done(self, drafts: Sequence[Draft]) -> CompactResult:
-        return _result(await self._write(drafts, self._key))
+        return _result(await self._write(drafts, self._key) if drafts else [])
 
     async def interrupted(self) -> CompactResult:
         await self._write([Draft(self.end(error=_STOPPED))], f"{self._key}/end{self._attempt}")
@@ -238,10 +222,6 @@ def _result(events: Sequence[Event]) -> CompactResult:
     )
 
 
-def _leaving() -> ApplicationError:
+async def _leave() -> NoReturn:
     benign = ApplicationErrorCategory.BENIGN
-    return ApplicationError("The worker shuts down.", type="handed_back", category=benign)
-
-
-def _unseen(_delta: Delta) -> None:
-    """A summary is no text of the agent's: nobody watches it being written."""
+    raise ApplicationError("The worker shuts down, or has no slot.", type="handed_back", category=benign)

@@ -1,22 +1,20 @@
 """One model call: reads the log, streams the provider, writes what came of it."""
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.contexts import Contexts
-from activities.heartbeat import heartbeating, unbroken
+from activities.heartbeat import unbroken
 from activities.model_records import NEARLY_FULL, CallRecords
 from activities.slots import Slots
-from activities.streaming import acquire, streamed
+from activities.streaming import in_slot, streamed
 from domain.commands import CompleteInput, CompleteResult
 from domain.completions import AnswerBlock, Delta, Text, Thinking
-from domain.errors import ContextExceeded, NotFound, ProviderError, RunFinished
+from domain.errors import ContextExceeded, ProviderError
 from domain.events import AgentMessage, AgentThinking, TextContent
 from domain.ids import new_id
 from domain.usage import Usage, estimate_tokens
@@ -93,26 +91,8 @@ class ModelActivities:
         call that got no slot of its provider in time.
         """
         records = CallRecords(self._database, self._contexts, self._providers, call, activity.info().attempt)
-        slot = self._slots[call.provider]
         try:
-            async with heartbeating():
-                # The slot comes first: a call that waits for its provider has not begun, and leaves nothing when it is
-                # cancelled.
-                if not await acquire(slot):
-                    return await records.handed_back()
-                try:
-                    return await self._complete(call, records)
-                finally:
-                    slot.release()
-        except asyncio.CancelledError:
-            details = activity.cancellation_details()
-            if details is None or not details.worker_shutdown:
-                raise
-            return await unbroken(records.handed_back())
-        except (RunFinished, NotFound) as error:
-            # Terminated, or deleted, while this call was under way: nothing may be written any more.
-            benign = ApplicationErrorCategory.BENIGN
-            raise ApplicationError(error.message, type=error.code, non_retryable=True, category=benign) from error
+            return await in_slot(self._slots[call.provider], lambda: self._complete(call, records), records.handed_back)
         finally:
             self._live.close_previews(call.session_id, call.run_id)
 

@@ -1,19 +1,48 @@
 """A call to a provider: its slot, and its stream until it is whole or stopped."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities.heartbeat import unbroken
+from activities.heartbeat import heartbeating, unbroken
 from activities.slots import Slots
 from domain.commands import SLOT_SECONDS
 from domain.completions import Completion, CompletionRequest, Delta, Provider
+from domain.errors import NotFound, RunFinished
 from domain.urgency import ORDINARY
 
+T = TypeVar("T")
 
-async def acquire(slots: Slots) -> bool:
+
+async def in_slot(slots: Slots, call: Callable[[], Coroutine[Any, Any, T]], leave: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Make a run's call while holding a slot; `leave` where none came in time, or where the worker shuts down.
+
+    Raises ApplicationError where the run was terminated, or deleted, meanwhile: nothing may be written any more.
+    """
+    try:
+        async with heartbeating():
+            # The slot comes first: a call that waits for its provider has not begun, and leaves nothing when it is cancelled.
+            if not await _acquired(slots):
+                return await leave()
+            try:
+                return await call()
+            finally:
+                slots.release()
+    except asyncio.CancelledError:
+        details = activity.cancellation_details()
+        if details is None or not details.worker_shutdown:
+            raise
+        return await unbroken(leave())
+    except (RunFinished, NotFound) as error:
+        benign = ApplicationErrorCategory.BENIGN
+        raise ApplicationError(error.message, type=error.code, non_retryable=True, category=benign) from error
+
+
+async def _acquired(slots: Slots) -> bool:
     """Wait for a slot; False when none came in time, or the worker shuts down, which begins nothing new."""
     if activity.is_worker_shutdown():
         return False
@@ -37,14 +66,18 @@ async def acquire(slots: Slots) -> bool:
         leaving.cancel()
 
 
+def _unseen(_delta: Delta) -> None:
+    """Nobody watches it being written."""
+
+
 async def streamed(
-    provider: Provider, request: CompletionRequest, stop: asyncio.Event, take: Callable[[Delta], None]
+    provider: Provider, request: CompletionRequest, stop: asyncio.Event, take: Callable[[Delta], None] = _unseen
 ) -> Completion | None:
     """The whole answer; None where the call was stopped before, by the flag or by Temporal. It has ended then.
 
     Raises ProviderError; CancelledError where the worker shuts down.
     """
-    streaming = asyncio.create_task(_read(provider, request, take))
+    streaming = asyncio.create_task(whole(provider, request, take))
     stopping = asyncio.create_task(stop.wait())
     interrupted = False
     try:
@@ -63,7 +96,8 @@ async def streamed(
     return None if interrupted else streaming.result()
 
 
-async def _read(provider: Provider, request: CompletionRequest, take: Callable[[Delta], None]) -> Completion:
+async def whole(provider: Provider, request: CompletionRequest, take: Callable[[Delta], None] = _unseen) -> Completion:
+    """The answer, however long it takes. Raises ProviderError."""
     async with aclosing(provider.stream(request)) as stream:
         async for item in stream:
             if isinstance(item, Completion):

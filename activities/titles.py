@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,6 +13,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.heartbeat import unbroken
 from activities.patience import patiently
 from activities.slots import Slots
+from activities.streaming import whole
 from domain.agents import ModelConfig
 from domain.commands import TitleStart
 from domain.completions import Completion, CompletionRequest, Provider, Text
@@ -25,7 +25,7 @@ from domain.usage import cost_of
 from providers.pricing import cost_nano_usd
 from providers.registry import Providers
 from storage.database import Database
-from storage.journal import Draft, Journal, read, written
+from storage.journal import Draft, Journal, read_one, written
 from storage.runs import Runs
 from storage.titles import Titles
 
@@ -70,9 +70,10 @@ class TitleActivities:
             run = await Runs(connection).get(start.run_id, start.workspace_id)
             if not await Titles(connection, start.workspace_id).wanted(start.session_id):
                 return None
-            asked = await read(connection, start.session_id, run_id=start.run_id, types=("user.message",), limit=1)
-        question = "".join(plain(event.payload.content) for event in asked if isinstance(event.payload, UserMessage))
-        return Exchange(question, run.output)
+            asked = None
+            if run.input_event_id is not None:  # which may have been sent to a turn before it
+                asked = (await read_one(connection, start.session_id, run.input_event_id)).payload
+        return Exchange(plain(asked.content) if isinstance(asked, UserMessage) else "", run.output)
 
     async def _write(self, start: TitleStart, exchange: Exchange) -> None:
         """Raises ProviderError, NotFound."""
@@ -96,7 +97,7 @@ class TitleActivities:
         if not slots.take(background=True):
             raise ProviderUnavailable("all of the provider's slots are taken")
         try:
-            answering = asyncio.create_task(_answer(provider, request))
+            answering = asyncio.create_task(whole(provider, request))
             wanted = asyncio.create_task(slots.wanted.wait())
             try:
                 await asyncio.wait({answering, wanted}, timeout=CALL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -129,14 +130,6 @@ class TitleActivities:
     async def _give_up(self, start: TitleStart) -> None:
         async with self._database.write() as transaction:
             await Titles(transaction.connection, start.workspace_id).give_up(start.session_id)
-
-
-async def _answer(provider: Provider, request: CompletionRequest) -> Completion:
-    async with aclosing(provider.stream(request)) as stream:
-        async for item in stream:
-            if isinstance(item, Completion):
-                return item
-    raise AssertionError("a provider's stream ended without a Completion or a ProviderError")
 
 
 def _later(error: ProviderError) -> ApplicationError:

@@ -89,9 +89,10 @@ def plan(transcript: Transcript, room: Room) -> Plan | None:
         return None
     sizes = [sum(map(tokens_of, one.message.content)) for one in said]
     most = room.window / 4 / scale
-    at = len(said) - 1
-    while at > 1 and sum(sizes[at - 1 :]) <= most:
+    at, size = len(said) - 1, sizes[-1]
+    while at > 1 and size + sizes[at - 1] <= most:
         at -= 1
+        size += sizes[at]
     cut = ContextCompacted(
         kept_from_seq=said[at].since, tokens_before=transcript.tokens.of_request(room.overhead), tokens_after=0
     )

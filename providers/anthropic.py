@@ -126,10 +126,15 @@ class AnthropicProvider:
         client = self._connect()
         try:
             async with asyncio.timeout(self._config.timeout_seconds):
-                listed = [
-                    ModelInfo(name=m.id, context_tokens=m.max_input_tokens, max_output_tokens=m.max_tokens)
-                    async for m in client.models.list()
-                ]
+                with failures.reading(self._place):
+                    listed = [
+                        ModelInfo(
+                            name=m.id,
+                            context_tokens=failures.count(m.max_input_tokens),
+                            max_output_tokens=failures.count(m.max_tokens),
+                        )
+                        async for m in client.models.list()
+                    ]
         except (anthropic.APIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
             raise self.as_provider_error(error, started=False) from None
         known = {m.name for m in listed}

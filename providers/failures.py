@@ -33,8 +33,9 @@ _DETAIL_CHARACTERS = 500
 _NO_COUNT = 1 << 40
 CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 """OpenAI's and llama.cpp's words for a request that is too long."""
-_TOO_LONG = re.compile(r"prompt is too long|context (length|window|size)|context_length|n_ctx|num_ctx", re.IGNORECASE)
-"""Anthropic, vLLM, LM Studio and others have no code for it: only their sentence tells it from other bad requests."""
+_TOO_LONG = re.compile(r"prompt is too long|context (length|limit|window|size)|context_length|n_ctx|num_ctx", re.IGNORECASE)
+"""Anthropic, vLLM, LM Studio and others have no code for it: only their sentence tells it from other bad requests, and from
+other failures where it comes in mid-stream, as LM Studio's does."""
 
 T = TypeVar("T")
 
@@ -83,10 +84,10 @@ def of_status(
     pause = retry_after_seconds(headers)
     if status == 429:
         return ProviderRateLimited(f"{place} limits the rate (HTTP 429){said}", pause)
+    if status == 413 or code in CONTEXT_CODES or (status in (400, 500) and _TOO_LONG.search(detail or "")):
+        return ContextExceeded(f"{place} found the request too long (HTTP {status}){said}")
     if status in (408, 409) or status >= 500:
         return ProviderUnavailable(f"{place} is not available (HTTP {status}){said}", pause)
-    if status == 413 or code in CONTEXT_CODES or (status == 400 and _TOO_LONG.search(detail or "")):
-        return ContextExceeded(f"{place} found the request too long (HTTP {status}){said}")
     return ProviderRejected(f"{place} rejected the request (HTTP {status}){said}")
 
 
@@ -161,5 +162,5 @@ def place_of(base_url: str) -> str:
 
 
 def _safe(detail: str, key: str | None) -> str:
-    hidden = detail.replace(key, "***") if key else detail
+    hidden = detail.replace(sent, "***") if (sent := (key or "").strip()) else detail
     return hidden if len(hidden) <= _DETAIL_CHARACTERS else f"{hidden[:_DETAIL_CHARACTERS]} …"

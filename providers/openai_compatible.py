@@ -124,7 +124,8 @@ class OpenAICompatibleProvider:
         client = self._connect()
         try:
             async with asyncio.timeout(self._config.timeout_seconds):
-                listed = [ModelInfo(name=m.id, context_tokens=_context_tokens(m)) async for m in client.models.list()]
+                with failures.reading(self._place):
+                    listed = [ModelInfo(name=m.id, context_tokens=_context_tokens(m)) async for m in client.models.list()]
         except (openai.APIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
             raise self.as_provider_error(error, started=False) from None
         known = {m.name for m in listed}
@@ -361,7 +362,7 @@ def _estimated(request: CompletionRequest, content: Iterable[AnswerBlock]) -> Us
 
 def _context_tokens(model: Model) -> int | None:
     extra = model.model_extra or {}
-    return next((value for name in _CONTEXT_MEMBERS if isinstance(value := extra.get(name), int)), None)
+    return next((count for name in _CONTEXT_MEMBERS if (count := failures.count(extra.get(name)))), None)
 
 
 def _said(body: object) -> str | None:

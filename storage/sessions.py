@@ -204,7 +204,8 @@ class Sessions:
 
     async def _few(self, wanted: SessionFilter) -> list[str] | None:
         """The sessions that the filter leaves, if a short look at its index shows that they are few."""
-        if not (wanted.labels or wanted.agent_id or wanted.provider or wanted.model):
+        whose = (wanted.labels, wanted.agent_id, wanted.provider, wanted.model, wanted.forked_from)
+        if not any((*whose, wanted.created_after, wanted.created_before)):
             return None
         statement, _ = self._filtered(wanted)
         columns = (col(SessionRow.id), col(SessionRow.message_count))

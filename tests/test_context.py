@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
+from activities.attachments import Attachments
+from activities.compact import CompactActivities
+from activities.contexts import Contexts
+from activities.recall import Recall
+from activities.slots import Slots
+from domain.commands import CompactInput, CompactResult
 from tests.providers.strict import StrictModel, strict_model, tokens
 from tests.service import OVER, ServiceThread, Workspace
+from tools.toolbox import Toolbox
 
 CONFIG = """
 [providers.claude]
@@ -29,6 +37,10 @@ context_tokens = 4000
 [providers.unknown]
 kind = "openai_compatible"
 base_url = "{silent.url}/v1"
+
+[providers.bare]
+kind = "openai_compatible"
+base_url = "{wide.url}/bare/v1"
 
 [providers.wide]
 kind = "anthropic"
@@ -242,6 +254,11 @@ def test_a_summary_that_fails_does_not_lose_the_turn(workspace: Workspace, small
     assert "left out here" in json.dumps(small.bodies[-1]["messages"][:2])
 
 
+def test_a_server_whose_list_of_models_is_none_answers_long_conversations_too(workspace: Workspace, wide: StrictModel) -> None:
+    assert Talk(workspace, "bare").say(f"fact-long {FILLER * 200} recall")["output"] == "fact-long"
+    assert "wide:strict" in [model["id"] for model in workspace.get("/v1/models")["data"]]
+
+
 def test_a_message_beyond_the_window_fails_its_turn_and_no_other(workspace: Workspace, silent: StrictModel) -> None:
     talk = Talk(workspace, "unknown")
     talk.say("Remember fact-early.")
@@ -288,6 +305,36 @@ def test_a_compaction_is_stopped_within_a_second(workspace: Workspace, small: St
         assert workspace.get(f"/v1/runs/{run}/wait", timeout_seconds=30)["status"] == "completed"
     assert "fact-one" in talk.say("recall")["output"]
     assert [event["type"] for event in talk.events() if event["type"] in OVER].count("run.cancelled") == (command == "cancel")
+
+
+def test_nobody_can_write_a_summary_and_there_is_room_still(
+    running: ServiceThread, workspace: Workspace, small: StrictModel
+) -> None:
+    """Every worker that was to ask for it was lost before it did."""
+    talk = Talk(workspace, "small")
+    talk.say(f"fact-one {FILLER * 100}")
+    talk.say(f"fact-two {FILLER * 60}")
+    small.broken = "held"
+    run = talk.send(f"fact-three {FILLER * 60}")
+    assert small.asked.wait(20)
+    workspace.post(f"/v1/runs/{run}/pause", {"mode": "now"}, expect=202)
+    until(lambda: workspace.get(f"/v1/runs/{run}")["status"] == "paused")
+    call = CompactInput(run_id=run, session_id=talk.id, call=f"{run}.1/lost", provider="small", summarise=False)
+
+    assert running.call(compact(running, call)) == CompactResult()
+
+    small.release.set()
+    small.broken = None
+    workspace.post(f"/v1/runs/{run}/resume", expect=202)
+    assert workspace.get(f"/v1/runs/{run}/wait", timeout_seconds=30)["status"] == "completed"
+
+
+async def compact(running: ServiceThread, call: CompactInput) -> CompactResult:
+    parts = running.parts
+    toolbox = Toolbox((), parts.mcp)
+    contexts = Contexts(parts.database, Recall(), toolbox, parts.providers, Attachments(parts.database, parts.files))
+    activities = CompactActivities(parts.database, parts.live, parts.providers, contexts, {"small": Slots(1)})
+    return await ActivityEnvironment().run(activities.compact, call)
 
 
 @pytest.mark.parametrize("provider", ["wide", "wideopenai"])

@@ -1,5 +1,6 @@
 """Finding a conversation: by what was said in it, and by what it is."""
 
+import base64
 import json
 from collections.abc import Generator
 from typing import Any
@@ -123,6 +124,8 @@ def test_a_session_is_found_once_and_pages_repeat_nothing(talks: Talks) -> None:
     assert set(seen) == {*made, chatty}
     assert len(talks.found("walrus")) > 8
     talks.workspace.get("/v1/sessions", search="walrus", page="bm9uZQ", expect=400)
+    forged = base64.urlsafe_b64encode("|".join(["9" * 18] * 3).encode()).decode()
+    assert len(talks.found("walrus", page=forged)) > 8
     listing = talks.workspace.get("/v1/sessions", limit=1)["next_page"]
     talks.workspace.get("/v1/sessions", search="walrus", page=listing, expect=400)
 
@@ -182,10 +185,15 @@ def test_a_filter_finds_what_is_older_than_the_newest_hits(talks: Talks, monkeyp
     for bound in ("RANKED_TITLES", "RANKED_MESSAGES"):
         monkeypatch.setattr(search_index, bound, 2)
     old = talks.titled("the common 100% word", tags=["rare"])
+    then = talks.workspace.get(f"/v1/sessions/{old}")["created_at"]
+    fork = talks.workspace.post(f"/v1/sessions/{old}/fork", {"title": "a common copy"})["session"]["id"]
     newer = [talks.titled("the common word") for _ in range(3)]
 
     assert talks.found("common") == newer[:0:-1]
-    assert talks.found("common", tag="rare") == talks.found('"common 100"', tag="rare") == [old]
+    assert talks.found("common", **{"created_at[lte]": then}) == [old]
+    assert talks.found("common", forked_from=old) == [fork]
+    assert set(talks.found("common", tag="rare")) == {old, fork}
+    assert talks.found('"common 100"', tag="rare") == [old]
     assert talks.found("commo", tag="rare", statuses="running") == []
     assert talks.found("ommon", tag="rare") == []
 

@@ -185,6 +185,16 @@ def test_one_shot_runs_and_failed_turns_get_no_title(named: Workspace) -> None:
     assert talk.until(lambda session: session["title"] is not None)["title"] == "After the first that was completed"
 
 
+def test_a_turn_whose_message_was_sent_to_the_one_before_names_the_session_too(named: Workspace) -> None:
+    talk = Talk(named)
+    first = talk.say({"text": "Never said", "first_token_ms": 20_000})
+    first.until(lambda row: row["status"] == "running")
+    steered = {"content": json.dumps({"script": [FIRST, {"text": "Of what was steered"}]}), "on_busy": "steer"}
+    named.post(f"/v1/sessions/{talk.id}/messages", steered, expect=201)
+    first.command("cancel")
+    assert talk.until(lambda session: session["title"] is not None)["title"] == "Of what was steered"
+
+
 def test_a_title_whose_start_was_lost_is_started_by_the_sweeper(service: ServiceThread, workspace: Workspace) -> None:
     """The worker died between the end of the turn and what follows from it."""
     talk = Talk(workspace, model="demo:script")

@@ -210,7 +210,8 @@ def strict_model(window: int = 1_000_000) -> Generator[StrictModel]:
             listed = {**claude, "object": "model", "created": 1, "owned_by": "us"}
             listed |= {"max_input_tokens": model.window, "max_tokens": 1000, "max_model_len": model.window}
             models = {"object": "list", "data": [listed] if model.lists else [], "has_more": False}
-            self._send(200, "application/json", json.dumps(models))
+            bare = self.path.startswith("/bare/")  # as some servers of OpenAI's API have it
+            self._send(200, "application/json", json.dumps(models["data"] if bare else models))
 
         def do_POST(self) -> None:
             body: Json = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -133,6 +133,7 @@ async def test_images_and_documents_go_in_the_vendors_own_words(vendor: Vendor, 
     ("status", "kind", "message"),
     [
         (400, "invalid_request_error", "prompt is too long: 208310 tokens > 200000 maximum"),
+        (400, "invalid_request_error", "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000"),
         (400, "invalid_request_error", "This model's maximum context length is 4096 tokens. However, you requested 5000."),
         (413, "request_too_large", "Request exceeds the maximum size"),
     ],
@@ -205,6 +206,13 @@ async def test_a_fault_has_its_posture(
     # Temporal keeps the message and the causes; the server quoted the key in its error.
     assert KEY not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+async def test_a_key_is_hidden_as_it_was_sent(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:
+    with pytest.raises(ProviderAuth, match=r"no good: \*\*\*") as caught:
+        await answer(connect(f"{faulty.url}/403", key=f" {KEY}\n"), vendor.ask("hi"))
+
+    assert KEY not in caught.value.message
 
 
 async def test_a_date_in_retry_after_is_understood(vendor: Vendor, connect: Connect, faulty: FaultyServer) -> None:

@@ -19,7 +19,7 @@ from domain.completions import (
     ToolSpec,
     ToolUse,
 )
-from domain.errors import ProviderError, ProviderRateLimited, ProviderRejected, ProviderUnavailable
+from domain.errors import ContextExceeded, ProviderError, ProviderRateLimited, ProviderRejected, ProviderUnavailable
 from domain.payload import Base64Source
 from domain.usage import Usage
 from providers.config import OpenAICompatibleConfig
@@ -161,6 +161,8 @@ async def test_stop_reasons(server: Server, delta: dict[str, JsonValue], finish:
         ({"message": "too long", "type": "invalid_request_error", "code": None}, ProviderRejected),
         ({"message": "no idea"}, ProviderUnavailable),
         ("just text", ProviderUnavailable),
+        ({"message": "Trying to keep 9999 tokens, but the model is loaded with context length of only 4096"}, ContextExceeded),
+        ({"message": "too long", "code": "context_length_exceeded"}, ContextExceeded),
     ],
 )
 async def test_an_error_in_mid_stream(server: Server, error: JsonValue, posture: type[ProviderError]) -> None:

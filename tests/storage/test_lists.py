@@ -73,7 +73,7 @@ def statements() -> Generator[list[Statement]]:
     seen: list[Statement] = []
 
     def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        if statement.startswith("SELECT"):
+        if statement.startswith(("SELECT", "WITH")):
             seen.append((statement, parameters))
 
     event.listen(Engine, "before_cursor_execute", note)
@@ -154,6 +154,20 @@ def test_every_list_comes_out_of_an_index(service: ServiceThread, workspace: Wor
             sorted_all = "USE TEMP B-TREE FOR ORDER BY" in plan and "COMPOUND QUERY" not in plan
             assert not scanned, (path, plan)
             assert not sorted_all, (path, plan)
+
+
+@pytest.mark.single_database
+def test_a_search_looks_only_at_the_sessions_that_it_found(service: ServiceThread, workspace: Workspace) -> None:
+    """Whatever the filter is: beginning with the sessions that meet it, it would look at all of them."""
+    shelf = Shelf(workspace)
+    for path in [path for path in LISTS if path.startswith("/v1/sessions?")]:
+        _, seen = shelf.list(f"{path}&search=hi")
+        (search,) = [statement for statement in seen if "row_number" in statement[0]]
+        assert "JOIN sessions" not in search[0], "which Postgres turns round, with figures of its own"
+        plan = service.call(_plan(service, *search))
+        assert {step for step in plan if " sessions" in step} == {
+            "SEARCH sessions USING INDEX sqlite_autoindex_sessions_1 (id=?)"
+        }, (path, plan)
 
 
 async def _plan(service: ServiceThread, statement: str, parameters: Any) -> list[str]:
