@@ -16,7 +16,10 @@ from domain.clock import now
 from domain.copies import Outline, Renaming, Selection, open_turn, quiet_end
 from domain.events import (
     AgentArtifact,
+    AgentCustomToolUse,
+    AgentMcpToolUse,
     AgentMessage,
+    AgentToolUse,
     ApprovalCancelled,
     ApprovalExpired,
     ApprovalRequested,
@@ -30,11 +33,12 @@ from domain.events import (
     UserMessage,
     payloads,
 )
+from domain.mcp import tool_name
 from domain.runs import RunError, RunStatus, StopReason
 from domain.usage import Usage
 from storage.changes import Changes
 from storage.database import Connection
-from storage.journal import Draft, Journal, read, read_one
+from storage.journal import Draft, Journal, read, read_many, read_one
 from storage.projections import project
 from storage.rows import fetch
 from storage.search_index import index_messages
@@ -314,12 +318,20 @@ async def point_before(connection: Connection, session_id: str, event_id: str) -
     return event.seq - 1
 
 
-async def remembered_after(connection: Connection, session_id: str, seq: int) -> list[str]:
-    """The approvals further on whose decision was to hold for the whole session."""
-    found: list[str] = []
+async def remembered_after(connection: Connection, session_id: str, seq: int) -> set[str]:
+    """The tools of which it was decided further on for the whole session. Out of the log: a copy has no approvals but there."""
+    found: set[str] = set()
     while True:
         page = await read(connection, session_id, after=seq, types={"approval.resolved"}, limit=PAGE)
-        found += [e.payload.approval_id for e in page if isinstance(e.payload, ApprovalResolved) and e.payload.remembered]
+        uses = [e.payload.tool_use_id for e in page if isinstance(e.payload, ApprovalResolved) and e.payload.remembered]
+        for use in await read_many(connection, uses):
+            match use.payload:
+                case AgentToolUse(name=name) | AgentCustomToolUse(name=name):
+                    found.add(name)
+                case AgentMcpToolUse(mcp_server_name=server, name=name):
+                    found.add(tool_name(server, name))
+                case _:
+                    pass
         if len(page) < PAGE:
             return found
         seq = page[-1].seq

@@ -150,6 +150,9 @@ def test_what_was_decided_for_the_session_later_is_asked_again(held: tuple[Works
     before = fork(workspace, conversation.id, before_event_id=remembered["id"])["session"]
 
     assert (after["permissions"], before["permissions"]) == ({"write": "always_allow"}, {"write": "always_ask"})
+    copied = next(e for e in log(workspace, after["id"]) if e["type"] == "approval.resolved" and e["remembered"])
+    again = fork(workspace, after["id"], before_event_id=copied["id"])["session"]  # which has no approvals but in its log
+    assert again["permissions"] == {"write": "always_ask"}
 
 
 def test_files_and_artifacts_are_copies(workspace: Workspace) -> None:

@@ -13,7 +13,6 @@ from domain.copies import Renaming
 from domain.copies import select as choose
 from domain.errors import CopyTooSlow, NotFound, TooLarge
 from domain.ids import new_id
-from storage.approvals import Approvals
 from storage.copies import PAGE, LogCopy, outline, remembered_after, runs_of, stored
 from storage.rows import fetch_one
 from storage.sessions import enter
@@ -81,10 +80,8 @@ async def _session(
 ) -> SessionRow:
     moment = now()
     # What a person decided for the whole session further on was asked about here, and is asked about again.
-    permissions = dict(source.permissions)
-    for approval_id in await remembered_after(unit.connection, source.id, staged.last_seq):
-        approval = await Approvals(unit.connection).get(approval_id)
-        permissions[approval.tool_name] = "always_ask"
+    asked_again = await remembered_after(unit.connection, source.id, staged.last_seq)
+    permissions = {**source.permissions, **dict.fromkeys(asked_again, "always_ask")}
     return SessionRow(
         id=staged.session_id,
         workspace_id=source.workspace_id,
