@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from markdown_it import MarkdownIt
 
+from domain.multiagent import run_of_thread, thread_of
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
 from tests.service import ServiceThread, Workspace
 
@@ -169,6 +170,10 @@ def of_type(document: dict[str, Any], type: str) -> dict[str, Any]:
     return next(event for event in document["events"] if event["type"] == type)
 
 
+def opener(document: dict[str, Any]) -> dict[str, Any]:
+    return of_type(document, "session.thread_created")
+
+
 BROKEN: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ("type", lambda d: d.update(type="other"), "/type"),
     ("version", lambda d: d.update(version=2), "/version"),
@@ -189,6 +194,17 @@ BROKEN: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
         "model_request_start_id",
     ),
     ("no such thread", lambda d: of_type(d, "session.thread_created").update(session_thread_id="sthr_x"), "session_thread_id"),
+    (
+        "the session's own thread",
+        lambda d: opener(d).update(session_thread_id=thread_of(d["session"]["id"])),
+        "session_thread_id",
+    ),
+    (
+        "a thread that opens itself",
+        lambda d: opener(d).update(run_id=run_of_thread(opener(d)["session_thread_id"])),
+        "session_thread_id",
+    ),
+    ("a thread twice", lambda d: d["events"].append(opener(d) | {"id": "sevt_" + "0" * 26, "seq": 9_999}), "session_thread_id"),
     ("too expensive", lambda d: of_type(d, "span.model_request_end").update(cost={"amount": "1e999999999"}), "cost"),
     (
         "too many tokens",
