@@ -3,7 +3,7 @@
 What the copy leaves open is closed through the journal: the copied session is idle, and every run in it is over.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -131,8 +131,8 @@ class LogCopy:
         self._open: dict[str, _Open] = {}
         self.count = 0
 
-    async def take(self, events: Iterable[Stored], *, artifacts: bool = True) -> None:
-        """The next events of the log. `artifacts`: whether what was published is there too."""
+    async def take(self, events: Iterable[Stored], artifacts: Collection[str] = ()) -> None:
+        """The next events of the log. `artifacts`: of what was published, by its old id, what is there too."""
         rows: list[dict[str, Any]] = []
         said_here: list[Event] = []
         published: list[dict[str, Any]] = []
@@ -149,7 +149,7 @@ class LogCopy:
             self._tally.take(said, event.created_at, run_id, is_subagents=thread_id is not None)
             if run_id is not None:
                 self._open.setdefault(run_id, _Open()).take(id, said, event.created_at)
-            if isinstance(said, AgentArtifact) and artifacts:
+            if isinstance(said, AgentArtifact) and event.payload["artifact_id"] in artifacts:
                 published.append(_artifact(said, self._session.id, run_id or "", event.created_at))
             if isinstance(said, UserMessage | AgentMessage):
                 said_here.append(
@@ -338,12 +338,14 @@ async def remembered_after(connection: Connection, session_id: str, seq: int) ->
 
 
 async def artifacts_until(connection: Connection, session_id: str, last_seq: int) -> list[str]:
-    """The ids of what was published in that part of the log."""
+    """The ids of what was published in that part of the log; without what an import only tells of."""
     found: list[str] = []
     after = 0
     while True:
         page = await read(connection, session_id, after=after, before=last_seq + 1, types={"agent.artifact"}, limit=PAGE)
-        found += [event.payload.artifact_id for event in page if isinstance(event.payload, AgentArtifact)]
+        named = [event.payload.artifact_id for event in page if isinstance(event.payload, AgentArtifact)]
+        mine = (col(ArtifactRow.session_id) == session_id, col(ArtifactRow.id).in_(named))
+        found += (await connection.execute(select(col(ArtifactRow.id)).where(*mine))).scalars()
         if len(page) < PAGE:
             return found
         after = page[-1].seq

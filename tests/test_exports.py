@@ -346,3 +346,14 @@ def test_the_faults_of_a_sub_agent_are_found(held: tuple[Workspace, Conversation
 
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == "/subagents/0/tools/0"
+
+
+def test_what_an_import_only_tells_of_is_no_artifact_of_a_fork(held: tuple[Workspace, Conversation]) -> None:
+    workspace, conversation = held
+    document = export(workspace, conversation.id)
+    of_type(document, "agent.artifact").update(size_bytes=10**30)
+    made = bring(workspace, document)
+
+    forked = workspace.post(f"/v1/sessions/{made['id']}/fork", {}, expect=201)["session"]
+
+    assert workspace.get(f"/v1/sessions/{forked['id']}/artifacts")["data"] == []

@@ -57,7 +57,7 @@ async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str 
     await enter(unit.connection, row)
     copy = LogCopy(unit.connection, row, renaming, selection, await runs_of(unit.connection, source.id, selection.run_ids))
     for at in range(0, len(events), PAGE):
-        await copy.take(await stored(unit.connection, source.id, events[at : at + PAGE]))
+        await copy.take(await stored(unit.connection, source.id, events[at : at + PAGE]), staged.artifacts)
         await watch.pause()
     await copy.close(unit.journal, CUT_OFF)
     return row
