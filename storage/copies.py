@@ -34,11 +34,13 @@ from domain.events import (
     payloads,
 )
 from domain.mcp import tool_name
+from domain.queue_events import SessionSteer
 from domain.runs import RunError, RunStatus, StopReason
 from domain.usage import Usage
 from storage.changes import Changes
 from storage.database import Connection
 from storage.journal import Draft, Journal, read, read_many, read_one
+from storage.pending import defer
 from storage.projections import project
 from storage.rows import fetch
 from storage.search_index import index_messages
@@ -136,6 +138,7 @@ class LogCopy:
         rows: list[dict[str, Any]] = []
         said_here: list[Event] = []
         published: list[dict[str, Any]] = []
+        deferred: list[tuple[str, str]] = []
         for event in events:
             if event.id in self._renaming.dropped or self._renaming.names_dropped(event.payload):
                 continue
@@ -151,6 +154,8 @@ class LogCopy:
                 self._open.setdefault(run_id, _Open()).take(id, said, event.created_at)
             if isinstance(said, AgentArtifact) and event.payload["artifact_id"] in artifacts:
                 published.append(_artifact(said, self._session.id, run_id or "", event.created_at))
+            if isinstance(said, SessionSteer) and said.status == "deferred" and run_id is not None:
+                deferred.append((said.event_id, run_id))
             if isinstance(said, UserMessage | AgentMessage):
                 said_here.append(
                     Event(
@@ -186,6 +191,8 @@ class LogCopy:
             await index_messages(self._connection, said_here)
         if published:
             await self._connection.execute(insert(ArtifactRow), published)
+        for message, run_id in deferred:
+            await defer(self._connection, [message], run_id)
 
     async def close(self, journal: Journal, reason: str) -> None:
         """Write the rows of the runs and the session, and end what the copy leaves open."""
@@ -249,6 +256,7 @@ _OUTLINE = (
     col(EventRow.run_id),
     col(EventRow.thread_id).is_not(None).label("is_subagents"),
     _OPENED.label("opened"),
+    col(EventRow.for_run_id),
 )
 
 
@@ -276,6 +284,7 @@ async def _outline(connection: Connection, *where: ColumnElement[bool], limit: i
             row.run_id,
             bool(row.is_subagents),
             None if row.opened is None else row.opened["session_thread_id"],
+            row.for_run_id,
         )
         for row in await connection.execute(statement)
     ]
@@ -313,7 +322,8 @@ async def point_before(connection: Connection, session_id: str, event_id: str) -
     event = await read_one(connection, session_id, event_id)
     if event.type == "user.message" and event.run_id is not None:
         start = {"span.model_request_start"}
-        reads = await read(connection, session_id, after=event.seq, run_id=event.run_id, types=start, limit=1)
+        reader = event.for_run_id or event.run_id
+        reads = await read(connection, session_id, after=event.seq, run_id=reader, types=start, limit=1)
         return (reads[0].seq if reads else event.seq) - 1
     return event.seq - 1
 

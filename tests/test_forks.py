@@ -12,7 +12,7 @@ import pytest
 from domain.completions import Thinking
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
 from tests.files import directory, stored
-from tests.service import RunView, ServiceThread, Workspace
+from tests.service import RunView, ServiceThread, Workspace, is_delta
 
 ID = re.compile(r'"((?:sevt|run|sthr|artf|appr|sesn|sesrsc)_[0-9a-z]{26})"')
 
@@ -128,6 +128,29 @@ def test_a_message_is_edited(held: tuple[Workspace, Conversation]) -> None:
     first = fork(workspace, conversation.id, before_event_id=conversation.messages[0]["event"]["id"])["session"]
     assert (log(workspace, first["id"]), first["message_count"], first["last_message"]) == ([], 0, None)
     assert first["forked_from"]["event_id"] is not None  # the message itself was in the log, and nobody had read it
+
+
+def test_a_message_that_came_too_late_for_its_run_is_edited_where_the_next_one_read_it(workspace: Workspace) -> None:
+    run = workspace.start({"text": "It begins", "words": 400, "delay_ms": 5})
+    workspace.stream(f"/v1/runs/{run.id}/events/stream", until=is_delta)
+    session_id = run.row["session_id"]
+    body = {"content": script({"text": "Read late."}), "on_busy": "steer"}
+    late = workspace.post(f"/v1/sessions/{session_id}/messages", body)["event"]
+    run.command("cancel", {"reason": "Enough."})
+    run.wait()
+    following = workspace.get("/v1/runs", session_id=session_id)["data"][0]["id"]
+    assert RunView(workspace, following).wait()["output"] == "Read late."
+
+    def edited(session: str, message: str) -> None:
+        made = fork(workspace, session, before_event_id=message, content=script({"text": "Otherwise."}))
+        assert RunView(workspace, made["run"]["id"]).wait()["output"] == "Otherwise."
+        copied = log(workspace, made["session"]["id"])
+        assert [e["reason"] for e in copied if e["type"] == "run.cancelled"] == ["Enough."], "the whole turn before"
+        assert "Read late." not in json.dumps(copied), "neither the message nor its answer"
+
+    edited(session_id, late["id"])
+    copy = fork(workspace, session_id)["session"]["id"]
+    edited(copy, next(e["id"] for e in log(workspace, copy) if e["type"] == "user.message" and "late" in json.dumps(e)))
 
 
 def test_signatures_come_along_and_never_leave(held: tuple[Workspace, Conversation]) -> None:
