@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from domain.multiagent import run_of_thread, thread_of
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
-from tests.service import ServiceThread, Workspace
+from tests.service import ServiceThread, Workspace, is_delta
 
 ID = re.compile(r'"((?:sevt|run|sthr|artf|appr|sesn|agent)_[0-9a-z]{26})"')
 DIFFERENT = ("exported_at", "created_at", "updated_at")
@@ -153,6 +153,24 @@ def test_as_markdown(held: tuple[Workspace, Conversation]) -> None:
     assert denied.index('"file_path": "b.txt"') < denied.index("A person denied this call")
     assert any("**Artifact:** a.txt (55 bytes" in use for use in uses)
     assert any("**Question:**" in use and "> red" in use for use in uses)
+
+
+def test_a_message_that_came_too_late_and_was_withdrawn_is_not_shown_as_read(workspace: Workspace) -> None:
+    run = workspace.start({"text": "It begins", "words": 400, "delay_ms": 5})
+    workspace.stream(f"/v1/runs/{run.id}/events/stream", until=is_delta)
+    path = f"/v1/sessions/{run.row['session_id']}"
+    workspace.post(f"{path}/pause", {"mode": "step"})  # so that the message waits for its turn
+    late = workspace.post(f"{path}/messages", {"content": "Never read.", "on_busy": "steer"})["event"]
+    run.command("cancel")
+    run.wait()
+    assert workspace.http.delete(f"{path}/queue/{late['id']}").status_code == 200
+    workspace.post(f"{path}/resume")
+    say(workspace, run.row["session_id"], {"text": "On."}).wait()
+
+    text = workspace.http.get(f"{path}/export", params={"format": "markdown"}).text
+
+    (heading,) = [part.splitlines()[0] for part in text.split("## ") if "> Never read." in part]
+    assert heading.endswith("withdrawn before it was read")
 
 
 def test_names_that_no_header_may_carry(workspace: Workspace) -> None:
