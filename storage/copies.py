@@ -310,7 +310,10 @@ async def stored(connection: Connection, session_id: str, events: Sequence[Outli
 
 async def runs_of(connection: Connection, session_id: str, run_ids: Sequence[str]) -> list[RunRow]:
     """Those runs, in that order."""
-    rows = {row.id: row for row in await fetch(connection, RunRow, select(RunRow).where(col(RunRow.session_id) == session_id))}
+    rows: dict[str, RunRow] = {}
+    for at in range(0, len(run_ids), PAGE):
+        mine = (col(RunRow.session_id) == session_id, col(RunRow.id).in_(run_ids[at : at + PAGE]))
+        rows |= {row.id: row for row in await fetch(connection, RunRow, select(RunRow).where(*mine))}
     return [rows[id] for id in run_ids]
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from domain.completions import Thinking
+from storage.database import Connection
+from storage.rows import fetch
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
 from tests.files import directory, stored
 from tests.service import RunView, ServiceThread, Workspace, is_delta
@@ -241,6 +243,28 @@ def test_what_is_too_much_is_refused_as_a_whole(
 
     assert [found["id"] for found in workspace.get("/v1/sessions")["data"]] == [session_id]
     assert [path.name for path in directory(workspace, session_id).parent.iterdir()] == [session_id]
+
+
+def test_a_fork_costs_what_it_copies_however_long_the_log_is(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    session_id = workspace.start({"text": "ok"}).wait()["session_id"]
+    first = log(workspace, session_id)[-1]
+    for _ in range(3):
+        say(workspace, session_id, {"text": "more"}).wait()
+    read: list[str] = []
+
+    async def counted(connection: Connection, row: type[Any], statement: Any) -> list[Any]:
+        found = await fetch(connection, row, statement)
+        read.extend(one.id for one in found)
+        return found
+
+    monkeypatch.setattr("storage.copies.fetch", counted)
+    fork(workspace, session_id, after_event_id=first["id"])
+    assert read == [first["run_id"]]
+
+    monkeypatch.setattr("storage.copies.fetch", fetch)
+    monkeypatch.setattr("api.services.forks.MAX_EVENTS", first["seq"])
+    monkeypatch.setattr("api.services.forks.outline", None)  # what is too long is not read
+    assert fork(workspace, session_id, expect=413)["code"] == "too_large"
 
 
 def test_while_a_run_is_at_work(workspace: Workspace) -> None:

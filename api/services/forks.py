@@ -48,8 +48,8 @@ async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str 
     """Write the new session, idle, with its copy of the log. Raises NotFound, TooLarge, CopyTooSlow."""
     watch = Watch()
     source = await _kept(unit, source_id)
+    check_size(staged.last_seq)  # a log has no gaps, and what is too long is not read for that
     events = await outline(unit.connection, source.id, staged.last_seq)
-    check_size(len(events))
     selection = choose(events)
     renaming = Renaming((source.id, staged.session_id), events, selection, staged.artifacts)
     last = max((event for event in events if event.seq <= staged.last_seq), key=lambda event: event.seq, default=None)
