@@ -13,8 +13,9 @@ from domain.completions import Thinking
 from storage.database import Connection
 from storage.rows import fetch
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
-from tests.files import directory, stored
+from tests.files import directory, results, stored, upload
 from tests.service import RunView, ServiceThread, Workspace, is_delta
+from tools.store import FileStore
 
 ID = re.compile(r'"((?:sevt|run|sthr|artf|appr|sesn|sesrsc)_[0-9a-z]{26})"')
 
@@ -207,6 +208,24 @@ def test_files_and_artifacts_are_copies(workspace: Workspace) -> None:
         say(workspace, made, {"tools": [call("read", file_path="dir/a.txt")]}, {"text": "ok"}).wait()["status"] == "completed"
     )
     assert workspace.get(f"/v1/sessions/{made}")["forked_from"]["session_id"] == session_id
+
+
+def test_a_file_that_is_given_to_the_session_while_its_directory_is_copied_is_there_too(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = [{"type": "file", "file_id": upload(workspace)["id"], "mount_path": "in.csv"}]
+    made = workspace.post("/v1/sessions", {"agent": workspace.agent(tools=["read"])["id"], "resources": resources})
+    reads = ({"tools": [call("read", file_path="in.csv")]}, {"text": "ok"})
+    copy_directory = FileStore.copy_directory
+
+    def copy(self: FileStore, workspace_id: str, source_id: str, session_id: str) -> None:
+        copy_directory(self, workspace_id, source_id, session_id)
+        assert results(say(workspace, source_id, *reads)) == ["name,price\nÄpfel,3"]
+
+    monkeypatch.setattr(FileStore, "copy_directory", copy)
+    forked = fork(workspace, made["id"])["session"]["id"]
+
+    assert results(say(workspace, forked, *reads)) == ["name,price\nÄpfel,3"]
 
 
 def test_a_fork_that_fails_leaves_no_files(workspace: Workspace, held: tuple[Workspace, Conversation]) -> None:

@@ -96,7 +96,7 @@ async def _session(
         permissions=permissions,
         environment_id=source.environment_id,
         resources=source.resources and [{**resource, "id": new_id("sesrsc")} for resource in source.resources],
-        resources_pending=source.resources_pending,
+        resources_pending=source.resources_pending or (source.resources or []) != staged.mounted,
         forked_from_id=source.id,
         forked_from_event_id=event_id,
         forked_before_event_id=before_event_id,
