@@ -282,7 +282,6 @@ def _over(keep: Keep) -> ColumnElement[bool]:
     return and_(
         or_(false(), *too_old),
         col(SessionRow.active_run_id).is_(None),
-        ~col(SessionRow.paused),
         ~col(SessionRow.hidden),
         ~at_work,
     )
