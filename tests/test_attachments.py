@@ -120,6 +120,17 @@ def test_what_is_no_image_is_refused(workspace: Workspace, block: dict[str, Any]
     assert detail in json.dumps(problem)
 
 
+def test_a_message_holds_no_more_than_vendors_take(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it names the same file, which a worker would have in memory as often."""
+    monkeypatch.setattr("api.services.contents.MAX_MESSAGE_BYTES", 2 * len(PNG))
+    session, image = new_session(workspace), in_file("image", upload(workspace, "a.png", PNG, "image/png"))
+
+    problem = send(workspace, session, image, PICTURE, image, expect=422)
+
+    assert problem["errors"][0]["pointer"] == "/content/2"
+    assert send(workspace, session, image, PICTURE, text("two"))
+
+
 def test_another_workspaces_file_is_not_there(workspace: Workspace, service: ServiceThread) -> None:
     with service.workspace() as other:
         theirs = upload(other, "a.png", PNG, "image/png")
