@@ -14,7 +14,7 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from api.auth import authenticate
-from api.content import Content
+from api.content import MessageContent
 from api.state import Service
 from api.transaction import TransactionalRoute
 from domain.errors import CopyTooSlow, Invalid, NotFound, Pointer, ToolFailed, Unavailable
@@ -34,7 +34,7 @@ class ForkCreate(BaseModel):
     after_event_id: str | None = None
     before_event_id: str | None = None
     """Of a message: before the agent read it, whatever it was doing when the message came."""
-    content: Content | None = None
+    content: MessageContent | None = None
     """A message to the fork, which a run takes up at once."""
     title: Annotated[str, Field(max_length=500)] | None = None
     """Left out: that of the session which is forked."""

@@ -101,6 +101,18 @@ def test_a_message_may_be_an_image_alone(workspace: Workspace) -> None:
     assert first["content"][0]["type"] == "image"
 
 
+def test_a_message_is_edited_and_keeps_its_image(workspace: Workspace) -> None:
+    session = new_session(workspace)
+    sent = send(workspace, session, text("What is"), PICTURE)
+    answer(workspace, sent)
+    _, picture = sent["event"]["content"]
+
+    edited = {"before_event_id": sent["event"]["id"], "content": [text("Describe"), picture]}
+    made = workspace.post(f"/v1/sessions/{session}/fork", edited, expect=201)
+
+    assert answer(workspace, made) == "Describe [image, image/png, 68 bytes]"
+
+
 @pytest.mark.parametrize(
     ("block", "pointer", "detail"),
     [
