@@ -4,14 +4,17 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
 import httpx2
 import pytest
 
+from domain.errors import Unavailable
 from domain.tools import Quota
+from storage.database import Database, Transaction
 from tests.files import CSV, directory, results, stored, upload, use
 from tests.service import RunView, Workspace
 from tests.tools.shells import WITH_BWRAP
@@ -228,6 +231,29 @@ def test_an_upload_with_a_key_is_made_once(workspace: Workspace) -> None:
     assert len(workspace.get("/v1/files")["data"]) == 1
     (kept,) = stored(workspace, first.json()["id"])
     assert os.listdir(kept.parent) == [kept.name]
+
+
+def test_an_upload_whose_commit_was_not_answered_is_there_when_it_is_sent_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Database.write
+
+    @asynccontextmanager
+    async def lost(self: Database) -> AsyncGenerator[Transaction]:
+        async with write(self) as transaction:
+            yield transaction
+        raise Unavailable("The connection broke.")
+
+    def send() -> httpx2.Response:
+        return workspace.http.post("/v1/files", files={"file": ("a.txt", b"one")}, headers={"Idempotency-Key": "k"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", lost)
+        assert send().status_code == 503
+
+    again = send()
+    assert again.headers["idempotent-replayed"] == "true"
+    assert workspace.http.get(f"/v1/files/{again.json()['id']}/content").content == b"one"
 
 
 def test_what_is_too_large_is_refused_and_leaves_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
