@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from domain.multiagent import run_of_thread, thread_of
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
-from tests.service import ServiceThread, Workspace, is_delta
+from tests.service import ServiceThread, Workspace
 
 ID = re.compile(r'"((?:sevt|run|sthr|artf|appr|sesn|agent)_[0-9a-z]{26})"')
 DIFFERENT = ("exported_at", "created_at", "updated_at")
@@ -106,6 +107,31 @@ def test_with_an_agent_of_ones_own(held: tuple[Workspace, Conversation]) -> None
         assert send(other, document, agent="nobody").status_code == 404
 
 
+def test_all_that_a_session_may_have_is_exported(workspace: Workspace) -> None:
+    """What an update adds, too; and a batch's run, which has its `custom_id` beside its metadata."""
+    full = {f"k{n}": "v" for n in range(16)}
+    agent = workspace.agent()["id"]
+    session = workspace.post("/v1/sessions", {"agent": agent, "metadata": full})["id"]
+    for more in ({"metadata": {"one more": "v"}}, {"metadata": {"k" * 65: "v"}}):
+        assert workspace.post(f"/v1/sessions/{session}", more, expect=422)["errors"][0]["pointer"].startswith("/metadata")
+    policies = [{f"{letter}{n}": "always_ask" for n in range(150)} for letter in "ab"]
+    workspace.post(f"/v1/sessions/{session}", {"permissions": policies[0]}, expect=200)
+    refused = workspace.post(f"/v1/sessions/{session}", {"permissions": policies[1]}, expect=422)
+    assert refused["errors"][0]["pointer"] == "/permissions"
+    assert workspace.post(f"/v1/sessions/{session}", {"metadata": {"k0": None, "one more": "v"}}, expect=200)
+    assert len(export(workspace, session)["session"]["metadata"]) == 16
+    item = {"custom_id": "c", "input": script({"text": "ok"}), "metadata": full}
+    batch = workspace.post("/v1/batches", {"agent": agent, "inputs": [item]}, expect=201)["id"]
+    deadline = time.monotonic() + 30
+    while workspace.get(f"/v1/batches/{batch}")["status"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (run,) = workspace.get("/v1/runs", batch_id=batch)["data"]
+    document = export(workspace, run["session_id"])
+    assert document["runs"][0]["metadata"] == {**full, "custom_id": "c"}
+    assert bring(workspace, document)
+
+
 def test_an_export_while_a_run_writes_ends_at_one_place(workspace: Workspace) -> None:
     session_id = workspace.post("/v1/sessions", {"agent": workspace.agent(tools=["plan"])["id"]})["id"]
     step = {"tools": [call("plan", items=[])], "text": "On."}
@@ -153,24 +179,6 @@ def test_as_markdown(held: tuple[Workspace, Conversation]) -> None:
     assert denied.index('"file_path": "b.txt"') < denied.index("A person denied this call")
     assert any("**Artifact:** a.txt (55 bytes" in use for use in uses)
     assert any("**Question:**" in use and "> red" in use for use in uses)
-
-
-def test_a_message_that_came_too_late_and_was_withdrawn_is_not_shown_as_read(workspace: Workspace) -> None:
-    run = workspace.start({"text": "It begins", "words": 400, "delay_ms": 5})
-    workspace.stream(f"/v1/runs/{run.id}/events/stream", until=is_delta)
-    path = f"/v1/sessions/{run.row['session_id']}"
-    workspace.post(f"{path}/pause", {"mode": "step"})  # so that the message waits for its turn
-    late = workspace.post(f"{path}/messages", {"content": "Never read.", "on_busy": "steer"})["event"]
-    run.command("cancel")
-    run.wait()
-    assert workspace.http.delete(f"{path}/queue/{late['id']}").status_code == 200
-    workspace.post(f"{path}/resume")
-    say(workspace, run.row["session_id"], {"text": "On."}).wait()
-
-    text = workspace.http.get(f"{path}/export", params={"format": "markdown"}).text
-
-    (heading,) = [part.splitlines()[0] for part in text.split("## ") if "> Never read." in part]
-    assert heading.endswith("withdrawn before it was read")
 
 
 def test_names_that_no_header_may_carry(workspace: Workspace) -> None:
