@@ -324,6 +324,20 @@ def test_a_resource_that_cannot_be_is_refused(workspace: Workspace, resource: di
     assert problem["errors"][0]["pointer"] == "/resources/1/mount_path"
 
 
+def test_a_name_that_is_too_long_for_the_disk_needs_another_path(workspace: Workspace) -> None:
+    file = upload(workspace, name="表" * 100 + ".csv")["id"]
+    resource = {"type": "file", "file_id": file}
+    agent = workspace.agent(tools=TOOLS)["id"]
+    problem = workspace.post("/v1/sessions", {"agent": agent, "resources": [resource]}, expect=422)
+    assert problem["errors"][0]["pointer"] == "/resources/0/mount_path"
+
+    run = workspace.start(
+        use("read", file_path="in.csv"), {"text": "ok"}, agent=agent, resources=[{**resource, "mount_path": "in.csv"}]
+    )
+
+    assert results(run) == ["name,price\nÄpfel,3"]
+
+
 def test_what_is_another_workspaces_does_not_exist(workspace: Workspace) -> None:
     file = upload(workspace)["id"]
     run, event = publish(workspace, "mine")
