@@ -16,7 +16,7 @@ from storage.client_tokens import remove_expired
 from storage.database import Database
 from storage.files import stored_ids
 from storage.idempotency import expire_keys
-from storage.sessions import expire_directories
+from storage.sessions import expire_directory, idle_sessions
 from tools.store import STORED, FileStore
 
 EVERY_SECONDS = 86_400.0
@@ -55,12 +55,13 @@ class Tidy:
         for workspace in await asyncio.to_thread(_names, self._files.root):
             folder = self._files.root / workspace
             for page in _pages(await asyncio.to_thread(_names, folder)):
-                async with self._database.write() as transaction:
+                async with self._database.read() as connection:
                     sessions = [name for name in page if name.startswith("sesn_")]
-                    idle, unknown = await expire_directories(transaction.connection, sessions, now() - self._keep)
+                    idle, unknown = await idle_sessions(connection, sessions, now() - self._keep)
                 left = [name for name in page if name.startswith(".")]  # by a removal that was cut off
-                for session_id in (*idle, *await asyncio.to_thread(self._old, folder, unknown), *left):
-                    await self._remove(workspace, session_id)
+                for name in (*idle, *await asyncio.to_thread(self._old, folder, unknown), *left):
+                    if name not in idle or await self._expired(name):
+                        await self._remove(workspace, name)
                     if time.monotonic() > until:
                         return False
             stored = await asyncio.to_thread(_names, folder / STORED)
@@ -70,6 +71,11 @@ class Tidy:
                 unknown = [name for name in page if name not in known]
                 await asyncio.to_thread(self._files.remove_stored, workspace, unknown)
         return True
+
+    async def _expired(self, session_id: str) -> bool:
+        """Asked again just before: others were removed meanwhile, and the session may have gone on."""
+        async with self._database.write() as transaction:
+            return await expire_directory(transaction.connection, session_id, now() - self._keep)
 
     async def _remove(self, workspace: str, name: str) -> None:
         try:

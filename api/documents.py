@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from api.pages import Moment
 from api.wire import ForkedFrom, forked_from
 from domain.agent_tools import Policy, ToolName
-from domain.agents import AgentVersion, Limits, Metadata
+from domain.agents import MAX_METADATA, AgentVersion, Limits, Metadata
 from domain.clock import now, wire
 from domain.events import ThreadCreated
 from domain.multiagent import Multiagent, RosterAgent, run_of_thread
@@ -30,6 +30,12 @@ from storage.tables import RunRow, SessionRow
 TYPE = "perdure.session"
 VERSION = 1
 PAGE = 500
+
+
+RunMetadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=MAX_METADATA + 1)
+]
+"""A run of a batch has its `custom_id` beside what was given."""
 
 
 class AgentPlace(BaseModel):
@@ -52,7 +58,8 @@ class DocumentSession(BaseModel):
     environment_id: Annotated[str, Field(min_length=1, max_length=100)]
     on_busy: OnBusy
     queue_depth: Annotated[int, Field(ge=1, le=MAX_QUEUE_DEPTH)] = QUEUE_DEPTH
-    permissions: Annotated[dict[ToolName, Policy], Field(max_length=200)]
+    permissions: Annotated[dict[ToolName, Policy], Field(max_length=1_000)]
+    """People may have decided for the whole session about more tools than a request may name."""
     forked_from: ForkedFrom | None
     created_at: Moment
     updated_at: Moment
@@ -78,7 +85,7 @@ class DocumentRun(BaseModel):
     attempt: int
     limits: Limits
     parent_run_id: str | None
-    metadata: Metadata
+    metadata: RunMetadata
     created_at: Moment
     started_at: Moment | None
     finished_at: Moment | None

@@ -20,7 +20,7 @@ from domain.clock import now
 from domain.copies import OPAQUE, Outline, Selection, select
 from domain.errors import Invalid, Pointer
 from domain.events import EventPayload, ModelRequestEnd, ThreadCreated, payloads
-from domain.multiagent import RosterAgent, thread_of
+from domain.multiagent import RosterAgent, run_of_thread, thread_of
 from storage.copies import Stored
 
 T = TypeVar("T")
@@ -146,6 +146,8 @@ class _Check:
         self.run_places: dict[str, str] = {}
         self.thread_places: dict[str, str] = {}
         """Where each is named first."""
+        self.openings: list[tuple[str, str, str | None]] = []
+        """Where a thread is opened, which, and by which run."""
 
     def all_of(self, file: BinaryIO) -> Checked:
         arrays: dict[str, str] = {}
@@ -223,6 +225,8 @@ class _Check:
         self._numbers(payload, dumped, where)
         self._references(dumped, where)
         opened = payload.session_thread_id if isinstance(payload, ThreadCreated) else None
+        if opened is not None:
+            self.openings.append((f"{where}/{_THREADS}", opened, envelope.run_id))
         self.ids.add(envelope.id)
         self.events.append((envelope, payload.type, opened))
         if envelope.run_id is not None:
@@ -293,6 +297,7 @@ class _Check:
         for thread, where in self.thread_places.items():
             if thread not in threads:
                 faults.add(where, f"No run of the document works on the thread {thread[:100]!r}.")
+        self._check_openings()
         if faults.found:
             faults.refuse()
         outline = [
@@ -330,6 +335,15 @@ class _Check:
         for run_id, where in self.run_places.items():
             if run_id not in self.runs:
                 self.faults.add(f"{where}/run_id", f"The document has no run {run_id}.")
+
+    def _check_openings(self) -> None:
+        """Whoever follows threads from one to the next comes to an end."""
+        opened: set[str] = set()
+        for where, thread, by in self.openings:
+            run = self.runs.get(run_of_thread(thread))
+            if thread in opened or run is None or run.parent_run_id is None or run.parent_run_id != by:
+                self.faults.add(where, "A thread is opened once, by the run that its own run works for.")
+            opened.add(thread)
 
     def _ordered(self, first: DocumentAgent) -> list[DocumentAgent]:
         """The session's agent first, then the others, each behind those that it delegates to."""

@@ -198,7 +198,7 @@ class Transcript:
 
     def _enter(self, run_id: str | None) -> None:
         self._close(run_id)
-        entering = [event for event in self._waiting if event.run_id == run_id or event.run_id in self._over]
+        entering = [event for event in self._waiting if _reader(event) == run_id or _reader(event) in self._over]
         self._waiting = [event for event in self._waiting if event not in entering]
         for event in entering:
             self._message(event)
@@ -208,7 +208,7 @@ class Transcript:
         if event.run_id in self._begun:
             self._over.add(event.run_id)
         else:
-            for message in [message for message in self._waiting if message.run_id == event.run_id]:
+            for message in [message for message in self._waiting if _reader(message) == event.run_id]:
                 self._waiting.remove(message)
                 self._message(message, "withdrawn before it was read")
         match event.payload:
@@ -234,6 +234,11 @@ class Transcript:
     def _head(self, who: str, event: Event, note: str = "") -> None:
         moment = wire(event.created_at)[:16].replace("T", " ")
         self._blocks.append(f"{'#' * self.level} {who} · {moment} UTC" + (f" · {note}" if note else ""))
+
+
+def _reader(message: Event) -> str | None:
+    """The run that reads it: not the one that it was sent to, where that ended first."""
+    return message.for_run_id or message.run_id
 
 
 def _json(value: dict[str, JsonValue]) -> str:

@@ -14,7 +14,7 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from api.auth import authenticate
-from api.content import Content
+from api.content import MessageContent
 from api.state import Service
 from api.transaction import TransactionalRoute
 from domain.errors import CopyTooSlow, Invalid, NotFound, Pointer, ToolFailed, Unavailable
@@ -34,7 +34,7 @@ class ForkCreate(BaseModel):
     after_event_id: str | None = None
     before_event_id: str | None = None
     """Of a message: before the agent read it, whatever it was doing when the message came."""
-    content: Content | None = None
+    content: MessageContent | None = None
     """A message to the fork, which a run takes up at once."""
     title: Annotated[str, Field(max_length=500)] | None = None
     """Left out: that of the session which is forked."""
@@ -55,6 +55,8 @@ class Staged:
     """Of the log that is copied."""
     artifacts: dict[str, str]
     """Old ids, and those under which the files are kept for the fork."""
+    mounted: list[dict[str, str]]
+    """The files that were given to the session and were in its directory before that was copied."""
 
 
 def _staged(request: Request) -> Staged | None:
@@ -102,7 +104,9 @@ class ForkRoute(TransactionalRoute):
             source = await Sessions(connection, caller.workspace_id).get(request.path_params["session_id"])
             last_seq = await _last_seq(connection, source, wanted)
             artifacts = await artifacts_until(connection, source.id, last_seq)
-        request.state.staged = staged = Staged(new_id("sesn"), last_seq, {id: new_id("artf") for id in artifacts})
+        mounted = [] if source.resources_pending else source.resources or []
+        staged = Staged(new_id("sesn"), last_seq, {id: new_id("artf") for id in artifacts}, mounted)
+        request.state.staged = staged
         service: Service = request.app.state.service
         try:
             await asyncio.to_thread(_copy, service, caller.workspace_id, source.id, staged)

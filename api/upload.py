@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from api.auth import authenticate
 from api.state import Service
 from api.transaction import TransactionalRoute
-from domain.errors import Forbidden, Invalid, Pointer, TooLarge
+from domain.errors import Forbidden, Invalid, Pointer, TooLarge, Unavailable
 from domain.files import UNKNOWN_MEDIA_TYPE, file_name, media_type_of
 from domain.ids import new_id
 from domain.keys import Scope
@@ -71,6 +71,9 @@ class UploadRoute(TransactionalRoute):
                 response = await handle(request)
                 done = response.status_code < 300 and "Idempotent-Replayed" not in response.headers
                 return response
+            except Unavailable:
+                done = True  # perhaps its row is there all the same: what is not is tidied away
+                raise
             finally:
                 if not done and (uploaded := getattr(request.state, "uploaded", None)):
                     service: Service = request.app.state.service

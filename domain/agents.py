@@ -21,7 +21,10 @@ def _model_id(value: str) -> str:
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9_.-]*:\S{1,200}$")
 ModelId = Annotated[str, AfterValidator(_model_id)]
 
-Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
+MAX_METADATA = 16
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=MAX_METADATA)
+]
 
 
 class ModelConfig(BaseModel):

@@ -33,6 +33,8 @@ class Outline(NamedTuple):
     is_subagents: bool
     opened: str | None = None
     """The thread that it opens, of `session.thread_created`."""
+    for_run_id: str | None = None
+    """Of a message that came too late for its run: the one that reads it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def select(outline: Sequence[Outline]) -> Selection:
             thoughts.pop(run, None)
 
     def queued(event: Outline) -> bool:
-        run = event.run_id
+        run = event.for_run_id or event.run_id
         if run is None or run in over or (event.is_subagents and event.type != "user.message"):
             return False
         return run not in started or (event.type == "user.message" and event.seq > started[run])

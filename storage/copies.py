@@ -3,7 +3,7 @@
 What the copy leaves open is closed through the journal: the copied session is idle, and every run in it is over.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,7 +16,10 @@ from domain.clock import now
 from domain.copies import Outline, Renaming, Selection, open_turn, quiet_end
 from domain.events import (
     AgentArtifact,
+    AgentCustomToolUse,
+    AgentMcpToolUse,
     AgentMessage,
+    AgentToolUse,
     ApprovalCancelled,
     ApprovalExpired,
     ApprovalRequested,
@@ -30,11 +33,14 @@ from domain.events import (
     UserMessage,
     payloads,
 )
+from domain.mcp import tool_name
+from domain.queue_events import SessionSteer
 from domain.runs import RunError, RunStatus, StopReason
 from domain.usage import Usage
 from storage.changes import Changes
 from storage.database import Connection
-from storage.journal import Draft, Journal, read, read_one
+from storage.journal import Draft, Journal, read, read_many, read_one
+from storage.pending import defer
 from storage.projections import project
 from storage.rows import fetch
 from storage.search_index import index_messages
@@ -127,11 +133,12 @@ class LogCopy:
         self._open: dict[str, _Open] = {}
         self.count = 0
 
-    async def take(self, events: Iterable[Stored], *, artifacts: bool = True) -> None:
-        """The next events of the log. `artifacts`: whether what was published is there too."""
+    async def take(self, events: Iterable[Stored], artifacts: Collection[str] = ()) -> None:
+        """The next events of the log. `artifacts`: of what was published, by its old id, what is there too."""
         rows: list[dict[str, Any]] = []
         said_here: list[Event] = []
         published: list[dict[str, Any]] = []
+        deferred: list[tuple[str, str]] = []
         for event in events:
             if event.id in self._renaming.dropped or self._renaming.names_dropped(event.payload):
                 continue
@@ -145,8 +152,10 @@ class LogCopy:
             self._tally.take(said, event.created_at, run_id, is_subagents=thread_id is not None)
             if run_id is not None:
                 self._open.setdefault(run_id, _Open()).take(id, said, event.created_at)
-            if isinstance(said, AgentArtifact) and artifacts:
+            if isinstance(said, AgentArtifact) and event.payload["artifact_id"] in artifacts:
                 published.append(_artifact(said, self._session.id, run_id or "", event.created_at))
+            if isinstance(said, SessionSteer) and said.status == "deferred" and run_id is not None:
+                deferred.append((said.event_id, run_id))
             if isinstance(said, UserMessage | AgentMessage):
                 said_here.append(
                     Event(
@@ -182,6 +191,8 @@ class LogCopy:
             await index_messages(self._connection, said_here)
         if published:
             await self._connection.execute(insert(ArtifactRow), published)
+        for message, run_id in deferred:
+            await defer(self._connection, [message], run_id)
 
     async def close(self, journal: Journal, reason: str) -> None:
         """Write the rows of the runs and the session, and end what the copy leaves open."""
@@ -245,6 +256,7 @@ _OUTLINE = (
     col(EventRow.run_id),
     col(EventRow.thread_id).is_not(None).label("is_subagents"),
     _OPENED.label("opened"),
+    col(EventRow.for_run_id),
 )
 
 
@@ -272,6 +284,7 @@ async def _outline(connection: Connection, *where: ColumnElement[bool], limit: i
             row.run_id,
             bool(row.is_subagents),
             None if row.opened is None else row.opened["session_thread_id"],
+            row.for_run_id,
         )
         for row in await connection.execute(statement)
     ]
@@ -297,7 +310,10 @@ async def stored(connection: Connection, session_id: str, events: Sequence[Outli
 
 async def runs_of(connection: Connection, session_id: str, run_ids: Sequence[str]) -> list[RunRow]:
     """Those runs, in that order."""
-    rows = {row.id: row for row in await fetch(connection, RunRow, select(RunRow).where(col(RunRow.session_id) == session_id))}
+    rows: dict[str, RunRow] = {}
+    for at in range(0, len(run_ids), PAGE):
+        mine = (col(RunRow.session_id) == session_id, col(RunRow.id).in_(run_ids[at : at + PAGE]))
+        rows |= {row.id: row for row in await fetch(connection, RunRow, select(RunRow).where(*mine))}
     return [rows[id] for id in run_ids]
 
 
@@ -309,29 +325,40 @@ async def point_before(connection: Connection, session_id: str, event_id: str) -
     event = await read_one(connection, session_id, event_id)
     if event.type == "user.message" and event.run_id is not None:
         start = {"span.model_request_start"}
-        reads = await read(connection, session_id, after=event.seq, run_id=event.run_id, types=start, limit=1)
+        reader = event.for_run_id or event.run_id
+        reads = await read(connection, session_id, after=event.seq, run_id=reader, types=start, limit=1)
         return (reads[0].seq if reads else event.seq) - 1
     return event.seq - 1
 
 
-async def remembered_after(connection: Connection, session_id: str, seq: int) -> list[str]:
-    """The approvals further on whose decision was to hold for the whole session."""
-    found: list[str] = []
+async def remembered_after(connection: Connection, session_id: str, seq: int) -> set[str]:
+    """The tools of which it was decided further on for the whole session. Out of the log: a copy has no approvals but there."""
+    found: set[str] = set()
     while True:
         page = await read(connection, session_id, after=seq, types={"approval.resolved"}, limit=PAGE)
-        found += [e.payload.approval_id for e in page if isinstance(e.payload, ApprovalResolved) and e.payload.remembered]
+        uses = [e.payload.tool_use_id for e in page if isinstance(e.payload, ApprovalResolved) and e.payload.remembered]
+        for use in await read_many(connection, uses):
+            match use.payload:
+                case AgentToolUse(name=name) | AgentCustomToolUse(name=name):
+                    found.add(name)
+                case AgentMcpToolUse(mcp_server_name=server, name=name):
+                    found.add(tool_name(server, name))
+                case _:
+                    pass
         if len(page) < PAGE:
             return found
         seq = page[-1].seq
 
 
 async def artifacts_until(connection: Connection, session_id: str, last_seq: int) -> list[str]:
-    """The ids of what was published in that part of the log."""
+    """The ids of what was published in that part of the log; without what an import only tells of."""
     found: list[str] = []
     after = 0
     while True:
         page = await read(connection, session_id, after=after, before=last_seq + 1, types={"agent.artifact"}, limit=PAGE)
-        found += [event.payload.artifact_id for event in page if isinstance(event.payload, AgentArtifact)]
+        named = [event.payload.artifact_id for event in page if isinstance(event.payload, AgentArtifact)]
+        mine = (col(ArtifactRow.session_id) == session_id, col(ArtifactRow.id).in_(named))
+        found += (await connection.execute(select(col(ArtifactRow.id)).where(*mine))).scalars()
         if len(page) < PAGE:
             return found
         after = page[-1].seq

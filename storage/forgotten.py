@@ -20,7 +20,7 @@ _ID = col(ForgottenWorkflowRow.workflow_id)
 
 async def forget_workflows(connection: Connection, session_id: str) -> None:
     """Note all workflows that the session may have. To be called before its rows are deleted."""
-    mine = col(RunRow.session_id) == session_id
+    mine = (col(RunRow.session_id) == session_id) & col(RunRow.copied_from).is_(None)  # a copy never ran, and has none
     # Settled by a workflow of its own was a run that was terminated, in this attempt or in one before.
     settled = mine & or_(col(RunRow.terminate_requested_at).is_not(None), col(RunRow.attempt) > 1)
     titled = (col(SessionRow.id) == session_id) & col(SessionRow.titling).is_not(None)

@@ -96,13 +96,6 @@ async def index_title(connection: Connection, session_id: str, title: str | None
         await connection.execute(_INSERT, {"in_session": session_id, "of_event": None, "its_words": indexed(title)})
 
 
-async def forget_event(connection: Connection, session_id: str, event_id: str) -> None:
-    """The message is not in the conversation any more."""
-    await connection.execute(
-        delete(SearchTextRow).where(col(SearchTextRow.session_id) == session_id, col(SearchTextRow.event_id) == event_id)
-    )
-
-
 def _said(event: Event) -> bool:
     return isinstance(event.payload, UserMessage | AgentMessage)
 

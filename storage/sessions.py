@@ -283,7 +283,6 @@ def _over(keep: Keep) -> ColumnElement[bool]:
     return and_(
         or_(false(), *too_old),
         col(SessionRow.active_run_id).is_(None),
-        ~col(SessionRow.paused),
         ~col(SessionRow.hidden),
         ~at_work,
     )
@@ -303,18 +302,24 @@ async def expired_sessions(
     return found, ids[-1] if len(ids) == limit else None
 
 
-async def expire_directories(
-    connection: Connection, session_ids: Sequence[str], before: datetime
-) -> tuple[list[str], list[str]]:
-    """Those of the sessions that have been idle since before that time, and those that there are not.
+def _idle(before: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (col(SessionRow.updated_at) < before, col(SessionRow.active_run_id).is_(None))
 
-    Files that were given to the idle ones are to be put into their directories again if they go on.
-    """
-    idle = (col(SessionRow.updated_at) < before, col(SessionRow.active_run_id).is_(None))
-    mine = col(SessionRow.id).in_(session_ids)
-    await connection.execute(
-        update(SessionRow).where(mine, *idle, col(SessionRow.resources).is_not(None)).values(resources_pending=True)
+
+async def idle_sessions(connection: Connection, session_ids: Sequence[str], before: datetime) -> tuple[list[str], list[str]]:
+    """Those of the sessions that have been idle since before that time, and those that there are not."""
+    rows = await connection.execute(
+        select(col(SessionRow.id), and_(*_idle(before)).label("idle")).where(col(SessionRow.id).in_(session_ids))
     )
-    rows = await connection.execute(select(col(SessionRow.id), and_(*idle).label("idle")).where(mine))
     known = {row.id: row.idle for row in rows}
     return [id for id, idle in known.items() if idle], [id for id in session_ids if id not in known]
+
+
+async def expire_directory(connection: Connection, session_id: str, before: datetime) -> bool:
+    """Whether the session is idle still, and its directory to be removed at once.
+
+    Files that were given to it are to be put into its directory again if it goes on.
+    """
+    statement = update(SessionRow).where(col(SessionRow.id) == session_id, *_idle(before))
+    given = col(SessionRow.resources).is_not(None)
+    return (await connection.execute(statement.values(resources_pending=given))).rowcount == 1

@@ -101,6 +101,18 @@ def test_a_message_may_be_an_image_alone(workspace: Workspace) -> None:
     assert first["content"][0]["type"] == "image"
 
 
+def test_a_message_is_edited_and_keeps_its_image(workspace: Workspace) -> None:
+    session = new_session(workspace)
+    sent = send(workspace, session, text("What is"), PICTURE)
+    answer(workspace, sent)
+    _, picture = sent["event"]["content"]
+
+    edited = {"before_event_id": sent["event"]["id"], "content": [text("Describe"), picture]}
+    made = workspace.post(f"/v1/sessions/{session}/fork", edited, expect=201)
+
+    assert answer(workspace, made) == "Describe [image, image/png, 68 bytes]"
+
+
 @pytest.mark.parametrize(
     ("block", "pointer", "detail"),
     [
@@ -118,6 +130,17 @@ def test_what_is_no_image_is_refused(workspace: Workspace, block: dict[str, Any]
 
     assert any(fault["pointer"].startswith(pointer) for fault in problem["errors"])
     assert detail in json.dumps(problem)
+
+
+def test_a_message_holds_no_more_than_vendors_take(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it names the same file, which a worker would have in memory as often."""
+    monkeypatch.setattr("api.services.contents.MAX_MESSAGE_BYTES", 2 * len(PNG))
+    session, image = new_session(workspace), in_file("image", upload(workspace, "a.png", PNG, "image/png"))
+
+    problem = send(workspace, session, image, PICTURE, image, expect=422)
+
+    assert problem["errors"][0]["pointer"] == "/content/2"
+    assert send(workspace, session, image, PICTURE, text("two"))
 
 
 def test_another_workspaces_file_is_not_there(workspace: Workspace, service: ServiceThread) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx2
 import pytest
 from markdown_it import MarkdownIt
 
+from domain.multiagent import run_of_thread, thread_of
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
 from tests.service import ServiceThread, Workspace
 
@@ -105,6 +107,31 @@ def test_with_an_agent_of_ones_own(held: tuple[Workspace, Conversation]) -> None
         assert send(other, document, agent="nobody").status_code == 404
 
 
+def test_all_that_a_session_may_have_is_exported(workspace: Workspace) -> None:
+    """What an update adds, too; and a batch's run, which has its `custom_id` beside its metadata."""
+    full = {f"k{n}": "v" for n in range(16)}
+    agent = workspace.agent()["id"]
+    session = workspace.post("/v1/sessions", {"agent": agent, "metadata": full})["id"]
+    for more in ({"metadata": {"one more": "v"}}, {"metadata": {"k" * 65: "v"}}):
+        assert workspace.post(f"/v1/sessions/{session}", more, expect=422)["errors"][0]["pointer"].startswith("/metadata")
+    policies = [{f"{letter}{n}": "always_ask" for n in range(150)} for letter in "ab"]
+    workspace.post(f"/v1/sessions/{session}", {"permissions": policies[0]}, expect=200)
+    refused = workspace.post(f"/v1/sessions/{session}", {"permissions": policies[1]}, expect=422)
+    assert refused["errors"][0]["pointer"] == "/permissions"
+    assert workspace.post(f"/v1/sessions/{session}", {"metadata": {"k0": None, "one more": "v"}}, expect=200)
+    assert len(export(workspace, session)["session"]["metadata"]) == 16
+    item = {"custom_id": "c", "input": script({"text": "ok"}), "metadata": full}
+    batch = workspace.post("/v1/batches", {"agent": agent, "inputs": [item]}, expect=201)["id"]
+    deadline = time.monotonic() + 30
+    while workspace.get(f"/v1/batches/{batch}")["status"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (run,) = workspace.get("/v1/runs", batch_id=batch)["data"]
+    document = export(workspace, run["session_id"])
+    assert document["runs"][0]["metadata"] == {**full, "custom_id": "c"}
+    assert bring(workspace, document)
+
+
 def test_an_export_while_a_run_writes_ends_at_one_place(workspace: Workspace) -> None:
     session_id = workspace.post("/v1/sessions", {"agent": workspace.agent(tools=["plan"])["id"]})["id"]
     step = {"tools": [call("plan", items=[])], "text": "On."}
@@ -169,6 +196,10 @@ def of_type(document: dict[str, Any], type: str) -> dict[str, Any]:
     return next(event for event in document["events"] if event["type"] == type)
 
 
+def opener(document: dict[str, Any]) -> dict[str, Any]:
+    return of_type(document, "session.thread_created")
+
+
 BROKEN: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ("type", lambda d: d.update(type="other"), "/type"),
     ("version", lambda d: d.update(version=2), "/version"),
@@ -189,6 +220,17 @@ BROKEN: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
         "model_request_start_id",
     ),
     ("no such thread", lambda d: of_type(d, "session.thread_created").update(session_thread_id="sthr_x"), "session_thread_id"),
+    (
+        "the session's own thread",
+        lambda d: opener(d).update(session_thread_id=thread_of(d["session"]["id"])),
+        "session_thread_id",
+    ),
+    (
+        "a thread that opens itself",
+        lambda d: opener(d).update(run_id=run_of_thread(opener(d)["session_thread_id"])),
+        "session_thread_id",
+    ),
+    ("a thread twice", lambda d: d["events"].append(opener(d) | {"id": "sevt_" + "0" * 26, "seq": 9_999}), "session_thread_id"),
     ("too expensive", lambda d: of_type(d, "span.model_request_end").update(cost={"amount": "1e999999999"}), "cost"),
     (
         "too many tokens",
@@ -330,3 +372,14 @@ def test_the_faults_of_a_sub_agent_are_found(held: tuple[Workspace, Conversation
 
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == "/subagents/0/tools/0"
+
+
+def test_what_an_import_only_tells_of_is_no_artifact_of_a_fork(held: tuple[Workspace, Conversation]) -> None:
+    workspace, conversation = held
+    document = export(workspace, conversation.id)
+    of_type(document, "agent.artifact").update(size_bytes=10**30)
+    made = bring(workspace, document)
+
+    forked = workspace.post(f"/v1/sessions/{made['id']}/fork", {}, expect=201)["session"]
+
+    assert workspace.get(f"/v1/sessions/{forked['id']}/artifacts")["data"] == []

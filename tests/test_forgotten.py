@@ -115,6 +115,17 @@ def test_temporal_forgets_all_attempts_and_what_went_with_them(service: ServiceT
     assert forgotten(service, *ids) == set()
 
 
+def test_of_what_was_copied_temporal_knows_nothing(service: ServiceThread, workspace: Workspace) -> None:
+    session = new_session(workspace)
+    say(workspace, session, {"text": "One."}).wait()
+    fork = workspace.post(f"/v1/sessions/{session}/fork")["session"]["id"]
+    (copied,) = workspace.get("/v1/runs", session_id=fork)["data"]
+
+    delete(workspace, fork)
+
+    assert forgotten(service, copied["id"]) == set()
+
+
 def test_a_deletion_while_temporal_is_away_is_remembered(service: ServiceThread) -> None:
     """And one that it will never carry out is given up in the end."""
 

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from domain.completions import Thinking
+from storage.database import Connection
+from storage.rows import fetch
 from tests.conversations import Conversation, call, check_transcript, events, hold, log, say, script, transcript
-from tests.files import directory, stored
-from tests.service import RunView, ServiceThread, Workspace
+from tests.files import directory, results, stored, upload
+from tests.service import RunView, ServiceThread, Workspace, is_delta
+from tools.store import FileStore
 
 ID = re.compile(r'"((?:sevt|run|sthr|artf|appr|sesn|sesrsc)_[0-9a-z]{26})"')
 
@@ -130,6 +133,29 @@ def test_a_message_is_edited(held: tuple[Workspace, Conversation]) -> None:
     assert first["forked_from"]["event_id"] is not None  # the message itself was in the log, and nobody had read it
 
 
+def test_a_message_that_came_too_late_for_its_run_is_edited_where_the_next_one_read_it(workspace: Workspace) -> None:
+    run = workspace.start({"text": "It begins", "words": 400, "delay_ms": 5})
+    workspace.stream(f"/v1/runs/{run.id}/events/stream", until=is_delta)
+    session_id = run.row["session_id"]
+    body = {"content": script({"text": "Read late."}), "on_busy": "steer"}
+    late = workspace.post(f"/v1/sessions/{session_id}/messages", body)["event"]
+    run.command("cancel", {"reason": "Enough."})
+    run.wait()
+    following = workspace.get("/v1/runs", session_id=session_id)["data"][0]["id"]
+    assert RunView(workspace, following).wait()["output"] == "Read late."
+
+    def edited(session: str, message: str) -> None:
+        made = fork(workspace, session, before_event_id=message, content=script({"text": "Otherwise."}))
+        assert RunView(workspace, made["run"]["id"]).wait()["output"] == "Otherwise."
+        copied = log(workspace, made["session"]["id"])
+        assert [e["reason"] for e in copied if e["type"] == "run.cancelled"] == ["Enough."], "the whole turn before"
+        assert "Read late." not in json.dumps(copied), "neither the message nor its answer"
+
+    edited(session_id, late["id"])
+    copy = fork(workspace, session_id)["session"]["id"]
+    edited(copy, next(e["id"] for e in log(workspace, copy) if e["type"] == "user.message" and "late" in json.dumps(e)))
+
+
 def test_signatures_come_along_and_never_leave(held: tuple[Workspace, Conversation]) -> None:
     workspace, conversation = held
 
@@ -150,6 +176,9 @@ def test_what_was_decided_for_the_session_later_is_asked_again(held: tuple[Works
     before = fork(workspace, conversation.id, before_event_id=remembered["id"])["session"]
 
     assert (after["permissions"], before["permissions"]) == ({"write": "always_allow"}, {"write": "always_ask"})
+    copied = next(e for e in log(workspace, after["id"]) if e["type"] == "approval.resolved" and e["remembered"])
+    again = fork(workspace, after["id"], before_event_id=copied["id"])["session"]  # which has no approvals but in its log
+    assert again["permissions"] == {"write": "always_ask"}
 
 
 def test_files_and_artifacts_are_copies(workspace: Workspace) -> None:
@@ -179,6 +208,24 @@ def test_files_and_artifacts_are_copies(workspace: Workspace) -> None:
         say(workspace, made, {"tools": [call("read", file_path="dir/a.txt")]}, {"text": "ok"}).wait()["status"] == "completed"
     )
     assert workspace.get(f"/v1/sessions/{made}")["forked_from"]["session_id"] == session_id
+
+
+def test_a_file_that_is_given_to_the_session_while_its_directory_is_copied_is_there_too(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = [{"type": "file", "file_id": upload(workspace)["id"], "mount_path": "in.csv"}]
+    made = workspace.post("/v1/sessions", {"agent": workspace.agent(tools=["read"])["id"], "resources": resources})
+    reads = ({"tools": [call("read", file_path="in.csv")]}, {"text": "ok"})
+    copy_directory = FileStore.copy_directory
+
+    def copy(self: FileStore, workspace_id: str, source_id: str, session_id: str) -> None:
+        copy_directory(self, workspace_id, source_id, session_id)
+        assert results(say(workspace, source_id, *reads)) == ["name,price\nÄpfel,3"]
+
+    monkeypatch.setattr(FileStore, "copy_directory", copy)
+    forked = fork(workspace, made["id"])["session"]["id"]
+
+    assert results(say(workspace, forked, *reads)) == ["name,price\nÄpfel,3"]
 
 
 def test_a_fork_that_fails_leaves_no_files(workspace: Workspace, held: tuple[Workspace, Conversation]) -> None:
@@ -215,6 +262,28 @@ def test_what_is_too_much_is_refused_as_a_whole(
 
     assert [found["id"] for found in workspace.get("/v1/sessions")["data"]] == [session_id]
     assert [path.name for path in directory(workspace, session_id).parent.iterdir()] == [session_id]
+
+
+def test_a_fork_costs_what_it_copies_however_long_the_log_is(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    session_id = workspace.start({"text": "ok"}).wait()["session_id"]
+    first = log(workspace, session_id)[-1]
+    for _ in range(3):
+        say(workspace, session_id, {"text": "more"}).wait()
+    read: list[str] = []
+
+    async def counted(connection: Connection, row: type[Any], statement: Any) -> list[Any]:
+        found = await fetch(connection, row, statement)
+        read.extend(one.id for one in found)
+        return found
+
+    monkeypatch.setattr("storage.copies.fetch", counted)
+    fork(workspace, session_id, after_event_id=first["id"])
+    assert read == [first["run_id"]]
+
+    monkeypatch.setattr("storage.copies.fetch", fetch)
+    monkeypatch.setattr("api.services.forks.MAX_EVENTS", first["seq"])
+    monkeypatch.setattr("api.services.forks.outline", None)  # what is too long is not read
+    assert fork(workspace, session_id, expect=413)["code"] == "too_large"
 
 
 def test_while_a_run_is_at_work(workspace: Workspace) -> None:

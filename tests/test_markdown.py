@@ -1,10 +1,12 @@
-"""What somebody wrote stays in its place in a Markdown transcript."""
+"""What somebody wrote stays in its place in a Markdown transcript, and is there as what became of it."""
 
 import pytest
 from hypothesis import example, given, settings, strategies
 from markdown_it import MarkdownIt
 
 from api.markdown import code, inline, quote
+from tests.conversations import say
+from tests.service import Workspace, is_delta
 
 pytestmark = pytest.mark.single_database
 
@@ -54,3 +56,21 @@ def test_nothing_breaks_out(text: str) -> None:
 
 def test_code_is_shown_as_it_is() -> None:
     assert quote("See:\n```html\n<b>\n```\nand `<i>`, <u>") == "> See:\n> ```html\n> <b>\n> ```\n> and `&lt;i>`, &lt;u>"
+
+
+def test_a_message_that_came_too_late_and_was_withdrawn_is_not_shown_as_read(workspace: Workspace) -> None:
+    run = workspace.start({"text": "It begins", "words": 400, "delay_ms": 5})
+    workspace.stream(f"/v1/runs/{run.id}/events/stream", until=is_delta)
+    path = f"/v1/sessions/{run.row['session_id']}"
+    workspace.post(f"{path}/pause", {"mode": "step"})  # so that the message waits for its turn
+    late = workspace.post(f"{path}/messages", {"content": "Never read.", "on_busy": "steer"})["event"]
+    run.command("cancel")
+    run.wait()
+    assert workspace.http.delete(f"{path}/queue/{late['id']}").status_code == 200
+    workspace.post(f"{path}/resume")
+    say(workspace, run.row["session_id"], {"text": "On."}).wait()
+
+    text = workspace.http.get(f"{path}/export", params={"format": "markdown"}).text
+
+    (heading,) = [part.splitlines()[0] for part in text.split("## ") if "> Never read." in part]
+    assert heading.endswith("withdrawn before it was read")

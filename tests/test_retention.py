@@ -35,7 +35,8 @@ def sessions(workspace: Workspace) -> Iterator[dict[str, str]]:
     service = workspace.service
     agent = {"tools": ["ask_user", "publish_artifact"]}
     asks = {"tools": [{"name": "ask_user", "input": {"question": "?"}}]}
-    found = {name: new_session(workspace, **agent) for name in ("old", "archived", "young", "waiting", "paused", "queued")}
+    names = ("old", "archived", "young", "waiting", "paused", "queued", "paused, empty", "paused, queued")
+    found = {name: new_session(workspace, **agent) for name in names}
     file = upload(workspace)["id"]
     publish = use("publish_artifact", path="in.csv")
     body = {"session_id": found["old"], "resources": [{"type": "file", "file_id": file, "mount_path": "in.csv"}]}
@@ -49,6 +50,9 @@ def sessions(workspace: Workspace) -> Iterator[dict[str, str]]:
     paused.command("pause", {"mode": "now"})
     paused.until(lambda row: row["status"] == "paused")
     workspace.post(f"/v1/sessions/{found['archived']}/archive", expect=200)
+    for name in ("paused, empty", "paused, queued"):
+        workspace.post(f"/v1/sessions/{found[name]}/pause")
+    say(workspace, found["paused, queued"], {"text": "later"})
     found["task"] = workspace.start({"text": "ok"}).wait()["session_id"]
     for name, session in found.items():
         age(service, session, idle=0 if name in ("young", "archived") else 40, archived=40 if name == "archived" else None)
@@ -78,7 +82,7 @@ def test_sessions_whose_time_is_over_are_deleted_and_none_that_is_at_work(
     assert left(workspace, sessions) == set(sessions) - {"archived"}
 
     tidy(service, Keep(idle=timedelta(days=30)))
-    assert left(workspace, sessions) == {"young", "waiting", "paused", "queued"}
+    assert left(workspace, sessions) == {"young", "waiting", "paused", "queued", "paused, queued"}
     assert (folder.exists(), stored(workspace, artifact["id"])) == (False, [])
     assert workspace.http.get(f"/v1/runs/{run['id']}").status_code == 404
     assert forgotten(service, run["id"]) | set(executions(service, run["id"])) != set()

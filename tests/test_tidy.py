@@ -97,3 +97,27 @@ def test_the_sweeper_cleans_up_and_what_cannot_be_removed_holds_up_nothing(
     sweep(service)
 
     assert [folder.exists() for folder in folders] == [True, False]
+
+
+def test_a_session_that_goes_on_while_others_are_cleaned_up_keeps_its_files(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = workspace.service
+    agent = workspace.agent(tools=TOOLS)["id"]
+    write = (use("write", file_path="own.txt", content="x"), {"text": "ok"})
+    sessions = [workspace.start(*write, agent=agent).wait()["session_id"] for _ in range(2)]
+    for session in sessions:
+        age(service, session, 31)
+    remove = FileStore.remove_directory
+
+    def go_on(self: FileStore, workspace_id: str, session_id: str) -> None:
+        remove(self, workspace_id, session_id)
+        if session_id in sessions:
+            monkeypatch.setattr(FileStore, "remove_directory", remove)
+            (other,) = {*sessions} - {session_id}
+            workspace.start(*write, agent=agent, session_id=other).wait()
+
+    monkeypatch.setattr(FileStore, "remove_directory", go_on)
+    tidy(service, timedelta(days=30))
+
+    assert sum(folder.exists() for session in sessions for folder in service.parts.files.root.glob(f"*/{session}/own.txt")) == 1

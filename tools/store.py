@@ -18,6 +18,8 @@ from tools.sandbox_disk import FOLDER, remove
 
 STORED = "stored"
 _CHUNK = 1 << 20
+_MAX_NAME_BYTES = 255
+"""Of file systems. An uploaded file's own name may have as many characters."""
 
 
 class Kept(NamedTuple):
@@ -121,6 +123,8 @@ def mount_path(said: str | None, name: str) -> str:
     parts = split(path)
     if not parts:
         raise ToolFailed("a path names a file")
+    if any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
+        raise ToolFailed(f"no name in a path may be over {_MAX_NAME_BYTES} bytes: give the file a shorter mount_path")
     return "/".join(parts)
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from api.auth import SessionsWrite
-from api.content import content_of
+from api.content import message_of
 from api.errors import PROBLEMS
 from api.routes.sessions import session_of
 from api.services.forks import fork
@@ -44,7 +44,7 @@ async def fork_session(
     row = await fork(unit, session_id, staged, body.before_event_id, body.title)
     event, run = None, None
     if body.content is not None:
-        stored, run = await service.runs.submit(unit, row.id, NewRun(content_of(body.content)))
+        stored, run = await service.runs.submit(unit, row.id, NewRun(message_of(body.content)))
         event = stored.wire()
     response.headers["Location"] = f"/v1/sessions/{row.id}"
     response.headers["Content-Location"] = f"/v1/sessions/{row.id}/events/stream"

@@ -1,7 +1,7 @@
 """/v1/sessions"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Query, Response
@@ -20,7 +20,7 @@ from api.state import TheService
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
 from api.wire import Session, run_of
 from domain.agent_tools import Policy, ToolName
-from domain.agents import AgentConfig, AgentVersion, Metadata
+from domain.agents import MAX_METADATA, AgentConfig, AgentVersion, Metadata
 from domain.clock import now, wire
 from domain.errors import Conflict, Invalid, Pointer, ToolFailed
 from domain.events import SessionUpdated
@@ -48,7 +48,8 @@ Title = Annotated[
 
 
 QueueDepth = Annotated[int, Field(ge=1, le=MAX_QUEUE_DEPTH, strict=True)]
-Permissions = Annotated[dict[ToolName, Policy], Field(max_length=200)]
+MAX_PERMISSIONS = 200
+Permissions = Annotated[dict[ToolName, Policy], Field(max_length=MAX_PERMISSIONS)]
 Resources = Annotated[tuple[FileResource, ...], Field(max_length=100)]
 
 
@@ -118,6 +119,12 @@ async def mounted_files(unit: Unit, wanted: Sequence[FileResource], beside: Sequ
     return found
 
 
+def _check_count(merged: Mapping[str, str], most: int, pointer: str) -> None:
+    """Raises Invalid where what was there and what is added are too many together."""
+    if len(merged) > most:
+        raise _fault(pointer, f"With those that are there these are {len(merged)}, and may be {most}.")
+
+
 def _fault(pointer: str, detail: str) -> Invalid:
     return Invalid(detail, Pointer(pointer=pointer, detail=detail))
 
@@ -149,7 +156,12 @@ class SessionUpdate(BaseModel):
     agent: SessionAgentUpdate | None = None
     """Other tools or MCP servers, from the next turn on. 409 while one runs."""
     title: Title = None
-    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)] | None], Field(max_length=16)] | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)] | None], Field(max_length=16)
+        ]
+        | None
+    ) = None
     tags: Tags | None = None
     """All of them, in place of those before."""
     on_busy: OnBusy | None = None
@@ -293,9 +305,11 @@ async def update_session(
     if body.metadata is not None:
         both = {**row.meta, **body.metadata}
         changes["meta"] = row.meta = {key: value for key, value in both.items() if value is not None}
+        _check_count(row.meta, MAX_METADATA, "/metadata")
     if body.permissions is not None:
         both = {**row.permissions, **body.permissions}
         changes["permissions"] = {name: policy for name, policy in both.items() if policy is not None}
+        _check_count(changes["permissions"], MAX_PERMISSIONS, "/permissions")
     if body.tags is not None:
         changes["tags"] = list(dict.fromkeys(body.tags))
     await sessions.change(session_id, **changes)

@@ -30,7 +30,7 @@ from storage.files import Files
 from storage.tables import FileRow
 from tools.store import FileStore, keep
 
-MAX_FILE_BYTES = 20 << 20
+MAX_MESSAGE_BYTES = 20 << 20
 """Of one image or document: vendors take requests of some 30 MB, in base 64."""
 
 
@@ -62,19 +62,27 @@ class ContentService:
             return texts
         model = (await config_of(unit.connection, *agent)).model
         taken: list[UserContent] = []
+        left = MAX_MESSAGE_BYTES
         for index, block in enumerate(given):
             if isinstance(block, TextContent):
                 taken.append(block)
             else:
-                taken.append(await self._take(unit, block, _Place(block.type, model.provider, model.id, f"{at}/{index}")))
+                place = _Place(block.type, model.provider, model.id, f"{at}/{index}")
+                content, size = await self._take(unit, block, place, left)
+                left -= size
+                taken.append(content)
         return tuple(taken)
 
-    async def _take(self, unit: Unit, block: ImageBlock | DocumentBlock, place: _Place) -> ImageContent | DocumentContent:
+    async def _take(
+        self, unit: Unit, block: ImageBlock | DocumentBlock, place: _Place, most: int
+    ) -> tuple[ImageContent | DocumentContent, int]:
+        """With the bytes of its file, which has at most so many."""
+        size = 0
         match block.source:
             case Base64Given() as given:
-                source = await self._store(unit, given, place)
+                source, size = await self._store(unit, given, place, most)
             case FileGiven(file_id=file_id):
-                source = await self._find(unit, file_id, place)
+                source, size = await self._find(unit, file_id, place, most)
             case TextGiven(data=text):
                 source = PlainTextSource(data=text)
             case given:
@@ -82,21 +90,22 @@ class ContentService:
                 self._check(source, place)
         if isinstance(block, ImageBlock):
             assert not isinstance(source, PlainTextSource), "no image has a text for its source"
-            return ImageContent(source=source)
-        return DocumentContent(source=source, title=block.title, context=block.context)
+            return ImageContent(source=source), size
+        return DocumentContent(source=source, title=block.title, context=block.context), size
 
-    async def _store(self, unit: Unit, given: Base64Given, place: _Place) -> FileSource:
+    async def _store(self, unit: Unit, given: Base64Given, place: _Place, most: int) -> tuple[FileSource, int]:
         try:
             content = await asyncio.to_thread(b64decode, given.data, validate=True)
         except (NotBase64, ValueError) as error:
             raise place.fault("The data is not base64.") from error
+        _check_size(len(content), most, place)
         media_type = self._media_type(content, FileSource(file_id=""), place)
         if media_type != given.media_type:
             raise place.fault(f"The data is {media_type}, and not {given.media_type}.")
         id, workspace_id = new_id("file"), unit.caller.workspace_id
         # Should the request fail after all, nothing names the file, and it is tidied away.
         path = self._files.path(workspace_id, id)
-        kept = await asyncio.to_thread(keep, io.BytesIO(content), path, MAX_FILE_BYTES)
+        kept = await asyncio.to_thread(keep, io.BytesIO(content), path, most)
         row = FileRow(
             id=id,
             workspace_id=workspace_id,
@@ -107,14 +116,13 @@ class ContentService:
             created_at=now(),
         )
         await Files(unit.connection, workspace_id).add(row)
-        return FileSource(file_id=id)
+        return FileSource(file_id=id), row.size_bytes
 
-    async def _find(self, unit: Unit, file_id: str, place: _Place) -> FileSource:
+    async def _find(self, unit: Unit, file_id: str, place: _Place, most: int) -> tuple[FileSource, int]:
         row = (await Files(unit.connection, unit.caller.workspace_id).many([file_id])).get(file_id)
         if row is None:
             raise place.fault(f"There is no file {file_id}.")
-        if row.size_bytes > MAX_FILE_BYTES:
-            raise place.fault(f"File {file_id} is over {MAX_FILE_BYTES >> 20} MB, too much for a message.")
+        _check_size(row.size_bytes, most, place)
         try:
             content = await asyncio.to_thread(self._files.path(row.workspace_id, row.id).read_bytes)
         except FileNotFoundError as error:
@@ -122,7 +130,7 @@ class ContentService:
         source = FileSource(file_id=file_id)
         if self._media_type(content, source, place) == TEXT and len(content) > MAX_TEXT:
             raise place.fault(f"File {file_id} has over {MAX_TEXT:,} bytes of text, too much for a message.")
-        return source
+        return source, row.size_bytes
 
     def _media_type(self, content: bytes, source: FileSource, place: _Place) -> str:
         """Of content that the model takes. Raises Invalid."""
@@ -141,3 +149,9 @@ class ContentService:
         block = Image(source=source) if place.kind == "image" else Document(source=source)
         if why := refusal(config, block):
             raise place.fault(f"The model {place.model} {why}.")
+
+
+def _check_size(size: int, most: int, place: _Place) -> None:
+    """Raises Invalid. Each block counts, also of a file that is there twice: the model is given it twice."""
+    if size > most:
+        raise place.fault(f"The images and documents of a message have at most {MAX_MESSAGE_BYTES >> 20} MB together.")

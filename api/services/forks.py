@@ -13,7 +13,6 @@ from domain.copies import Renaming
 from domain.copies import select as choose
 from domain.errors import CopyTooSlow, NotFound, TooLarge
 from domain.ids import new_id
-from storage.approvals import Approvals
 from storage.copies import PAGE, LogCopy, outline, remembered_after, runs_of, stored
 from storage.rows import fetch_one
 from storage.sessions import enter
@@ -49,8 +48,8 @@ async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str 
     """Write the new session, idle, with its copy of the log. Raises NotFound, TooLarge, CopyTooSlow."""
     watch = Watch()
     source = await _kept(unit, source_id)
+    check_size(staged.last_seq)  # a log has no gaps, and what is too long is not read for that
     events = await outline(unit.connection, source.id, staged.last_seq)
-    check_size(len(events))
     selection = choose(events)
     renaming = Renaming((source.id, staged.session_id), events, selection, staged.artifacts)
     last = max((event for event in events if event.seq <= staged.last_seq), key=lambda event: event.seq, default=None)
@@ -58,7 +57,7 @@ async def fork(unit: Unit, source_id: str, staged: Staged, before_event_id: str 
     await enter(unit.connection, row)
     copy = LogCopy(unit.connection, row, renaming, selection, await runs_of(unit.connection, source.id, selection.run_ids))
     for at in range(0, len(events), PAGE):
-        await copy.take(await stored(unit.connection, source.id, events[at : at + PAGE]))
+        await copy.take(await stored(unit.connection, source.id, events[at : at + PAGE]), staged.artifacts)
         await watch.pause()
     await copy.close(unit.journal, CUT_OFF)
     return row
@@ -81,10 +80,8 @@ async def _session(
 ) -> SessionRow:
     moment = now()
     # What a person decided for the whole session further on was asked about here, and is asked about again.
-    permissions = dict(source.permissions)
-    for approval_id in await remembered_after(unit.connection, source.id, staged.last_seq):
-        approval = await Approvals(unit.connection).get(approval_id)
-        permissions[approval.tool_name] = "always_ask"
+    asked_again = await remembered_after(unit.connection, source.id, staged.last_seq)
+    permissions = {**source.permissions, **dict.fromkeys(asked_again, "always_ask")}
     return SessionRow(
         id=staged.session_id,
         workspace_id=source.workspace_id,
@@ -99,7 +96,7 @@ async def _session(
         permissions=permissions,
         environment_id=source.environment_id,
         resources=source.resources and [{**resource, "id": new_id("sesrsc")} for resource in source.resources],
-        resources_pending=source.resources_pending,
+        resources_pending=source.resources_pending or (source.resources or []) != staged.mounted,
         forked_from_id=source.id,
         forked_from_event_id=event_id,
         forked_before_event_id=before_event_id,

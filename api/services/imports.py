@@ -54,7 +54,7 @@ async def import_session(
     copy = LogCopy(unit.connection, row, renaming, checked.selection, runs)
     events = read_events(file)
     while page := list(islice(events, PAGE)):
-        await copy.take(page, artifacts=False)
+        await copy.take(page)
         await watch.pause()
     await copy.close(unit.journal, CUT_OFF)
     return row

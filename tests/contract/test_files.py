@@ -4,14 +4,17 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
 import httpx2
 import pytest
 
+from domain.errors import Unavailable
 from domain.tools import Quota
+from storage.database import Database, Transaction
 from tests.files import CSV, directory, results, stored, upload, use
 from tests.service import RunView, Workspace
 from tests.tools.shells import WITH_BWRAP
@@ -230,6 +233,29 @@ def test_an_upload_with_a_key_is_made_once(workspace: Workspace) -> None:
     assert os.listdir(kept.parent) == [kept.name]
 
 
+def test_an_upload_whose_commit_was_not_answered_is_there_when_it_is_sent_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Database.write
+
+    @asynccontextmanager
+    async def lost(self: Database) -> AsyncGenerator[Transaction]:
+        async with write(self) as transaction:
+            yield transaction
+        raise Unavailable("The connection broke.")
+
+    def send() -> httpx2.Response:
+        return workspace.http.post("/v1/files", files={"file": ("a.txt", b"one")}, headers={"Idempotency-Key": "k"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", lost)
+        assert send().status_code == 503
+
+    again = send()
+    assert again.headers["idempotent-replayed"] == "true"
+    assert workspace.http.get(f"/v1/files/{again.json()['id']}/content").content == b"one"
+
+
 def test_what_is_too_large_is_refused_and_leaves_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace.service.parts.files, "max_file_bytes", 1 << 20)
     large = b"x" * ((1 << 20) + 1)
@@ -296,6 +322,20 @@ def test_a_resource_that_cannot_be_is_refused(workspace: Workspace, resource: di
     same = {"type": "file", "file_id": file, "mount_path": "x"}
     problem = workspace.post("/v1/sessions", {"agent": agent, "resources": [same, same]}, expect=422)
     assert problem["errors"][0]["pointer"] == "/resources/1/mount_path"
+
+
+def test_a_name_that_is_too_long_for_the_disk_needs_another_path(workspace: Workspace) -> None:
+    file = upload(workspace, name="表" * 100 + ".csv")["id"]
+    resource = {"type": "file", "file_id": file}
+    agent = workspace.agent(tools=TOOLS)["id"]
+    problem = workspace.post("/v1/sessions", {"agent": agent, "resources": [resource]}, expect=422)
+    assert problem["errors"][0]["pointer"] == "/resources/0/mount_path"
+
+    run = workspace.start(
+        use("read", file_path="in.csv"), {"text": "ok"}, agent=agent, resources=[{**resource, "mount_path": "in.csv"}]
+    )
+
+    assert results(run) == ["name,price\nÄpfel,3"]
 
 
 def test_what_is_another_workspaces_does_not_exist(workspace: Workspace) -> None:
