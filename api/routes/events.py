@@ -34,6 +34,7 @@ from domain.events import (
     UserCustomToolResult,
     UserMessage,
 )
+from domain.multiagent import thread_of
 from domain.sdk_events import CROSS_POSTED
 from storage.journal import read
 from storage.sessions import Sessions
@@ -136,7 +137,7 @@ async def send_events(
     session_id: str, body: EventsCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
 ) -> EventsAccepted:
     """Append events, in order. A message becomes a turn; a confirmation, a result or an answer goes to the run that waits."""
-    redirected = [False, *(isinstance(event, InterruptEvent) for event in body.events)]
+    redirected = [False, *(_ends_the_turn(session_id, event) for event in body.events)]
     _check_places(body.events, unit)
     sent: list[Event] = []
     for at, (event, redirects) in enumerate(zip(body.events, redirected, strict=False)):
@@ -145,6 +146,10 @@ async def send_events(
         else:
             sent.append(await _send(session_id, event, f"/events/{at}", unit, service, redirects))
     return EventsAccepted(data=[event.wire() for event in sent])
+
+
+def _ends_the_turn(session_id: str, event: FromPeople | SystemMessageEvent) -> bool:
+    return isinstance(event, InterruptEvent) and event.session_thread_id in (None, thread_of(session_id))
 
 
 def _check_places(events: Sequence[FromPeople | SystemMessageEvent], unit: UnitOfWork) -> None:
