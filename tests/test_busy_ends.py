@@ -1,8 +1,9 @@
 """How a turn of a busy session ends, and what becomes of those that come after it."""
 
 import json
+from pathlib import Path
 
-from tests.service import RunView, Workspace
+from tests.service import RunView, ServiceThread, Workspace
 from tests.test_busy_sessions import SLOW, Talk, writing
 
 LEAD = {"name": "lead", "multiagent": {"agents": [{"type": "self"}]}}
@@ -44,3 +45,27 @@ def test_a_message_behind_the_interrupt_of_a_sub_agent_interrupts_nothing_else(w
 
     assert RunView(workspace, message["run_id"]).wait()["output"] == "Next."
     assert (run.row["status"], run.row["output"]) == ("completed", "The end.")
+
+
+def test_a_turn_of_steered_messages_is_cancelled_like_any_other(service: ServiceThread, tmp_path: Path) -> None:
+    """Also before it has begun to call its model, for which it may wait long."""
+    (tmp_path / "perdure.toml").write_text('[providers.narrow]\nkind = "scripted"\nconcurrency = 1\n')
+    with ServiceThread(tmp_path, None, temporal=service.temporal_address) as narrow, narrow.workspace() as workspace:
+        first = Talk(workspace, {"model": "narrow:script"}).run({"text": "word " * 400, "delay_ms": 50})
+        first.until(lambda row: row["status"] == "running")
+        talk = Talk(workspace, {"model": "narrow:script"})
+        run = talk.run({"text": "Never."})
+        for text in ("Steered.", "Steered too."):
+            talk.say({"text": text}, on_busy="steer")
+        run.command("cancel")
+        run.wait()
+        turn = RunView(workspace, talk.row["active_run_id"])
+
+        turn.command("cancel")
+
+        assert turn.wait()["status"] == "cancelled"
+        assert talk.row["active_run_id"] is None
+        assert {found.id for found in talk.runs()} == {run.id, turn.id}
+        turn.command("retry")
+        first.command("cancel")
+        assert turn.wait()["output"] == "Steered too.", "it still has what was handed on to it"
