@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from activities.records import RecordActivities
+from domain.commands import FinishInput
 from tests.service import RunView, ServiceThread, Workspace
 from tests.test_busy_sessions import SLOW, Talk, writing
 
@@ -69,3 +71,23 @@ def test_a_turn_of_steered_messages_is_cancelled_like_any_other(service: Service
         turn.command("retry")
         first.command("cancel")
         assert turn.wait()["output"] == "Steered too.", "it still has what was handed on to it"
+
+
+def test_an_end_that_is_written_again_leaves_the_retry_alone(service: ServiceThread, workspace: Workspace) -> None:
+    """As by a worker that was lost before it could report, or by a sweep that has looked before the retry."""
+    talk = Talk(workspace)
+    run = talk.run(SLOW, SLOW)
+    writing(run)
+    run.command("cancel")
+    run.wait()
+    run.command("retry")
+    writing(run)
+    talk.say({"text": "Steered."}, on_busy="steer")
+    again = FinishInput(run_id=run.id, session_id=talk.id, attempt=1, status="cancelled", stop_type="interrupted")
+
+    records = RecordActivities(service.parts.database, service.parts.routes)
+    assert service.call(records.finish(again)).next_run is None
+
+    assert talk.row["active_run_id"] == run.id
+    assert run.wait()["output"] == "Steered."
+    assert [found.id for found in talk.runs()] == [run.id]
