@@ -282,7 +282,7 @@ def _over(keep: Keep) -> ColumnElement[bool]:
     return and_(
         or_(false(), *too_old),
         col(SessionRow.active_run_id).is_(None),
-        ~col(SessionRow.paused),
+        ~col(SessionRow.paused) | col(SessionRow.archived_at).is_not(None),
         ~col(SessionRow.hidden),
         ~at_work,
     )
