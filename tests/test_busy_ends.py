@@ -91,3 +91,16 @@ def test_an_end_that_is_written_again_leaves_the_retry_alone(service: ServiceThr
     assert talk.row["active_run_id"] == run.id
     assert run.wait()["output"] == "Steered."
     assert [found.id for found in talk.runs()] == [run.id]
+
+
+def test_nothing_is_retried_in_a_session_that_is_archived(workspace: Workspace) -> None:
+    talk = Talk(workspace)
+    run = talk.run({"fail": {"code": "rejected", "message": "no"}})
+    run.wait()
+    talk.command("pause")
+    queued = talk.run({"text": "Never."})
+    workspace.post(f"{talk.path}/archive", expect=200)
+    talk.command("resume")
+    for over in (queued, run):
+        assert over.command("retry", expect=409)["code"] == "archived"
+    assert (run.row["status"], queued.row["status"]) == ("failed", "cancelled")

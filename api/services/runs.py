@@ -177,7 +177,7 @@ class RunService:
         return await Runs(unit.connection).get(run_id)
 
     async def retry(self, unit: Unit, run_id: str) -> RunRow:
-        """Run a failed run again, from where its log stands. Raises Conflict when it did not fail or is not the newest."""
+        """Run a failed run again, from where its log stands. Raises what `RunCommands.retry` does."""
         row = await Runs(unit.connection).get(run_id, unit.caller.workspace_id, lock=True)
         row = await RunCommands(unit.connection, unit.journal).retry(row)
         await self._activate(unit, row)
