@@ -104,3 +104,18 @@ def test_nothing_is_retried_in_a_session_that_is_archived(workspace: Workspace) 
     for over in (queued, run):
         assert over.command("retry", expect=409)["code"] == "archived"
     assert (run.row["status"], queued.row["status"]) == ("failed", "cancelled")
+
+
+def test_what_a_retried_turn_has_read_is_not_edited(workspace: Workspace) -> None:
+    talk = Talk(workspace)
+    sent = talk.say({"fail": {"code": "rejected", "message": "no"}})
+    run = RunView(workspace, sent["run"]["id"])
+    run.wait()
+    talk.command("pause")
+    run.command("retry")
+    path = f"{talk.path}/queue/{sent['event']['id']}"
+    assert workspace.http.patch(path, json={"content": "x"}).json()["code"] == "already_started"
+    assert talk.events("user.message")[0]["content"] == sent["event"]["content"]
+    assert workspace.http.patch(path, json={"position": 1}).status_code == 200
+    assert workspace.http.delete(path).status_code == 200
+    assert run.row["status"] == "cancelled"
