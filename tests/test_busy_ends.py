@@ -119,3 +119,12 @@ def test_what_a_retried_turn_has_read_is_not_edited(workspace: Workspace) -> Non
     assert workspace.http.patch(path, json={"position": 1}).status_code == 200
     assert workspace.http.delete(path).status_code == 200
     assert run.row["status"] == "cancelled"
+
+
+def test_a_session_begins_with_more_messages_than_may_wait(workspace: Workspace) -> None:
+    """The `anthropic` package allows 50."""
+    said = [{"type": "user.message", "content": [{"type": "text", "text": f"message {n}"}]} for n in range(30)]
+    talk = Talk(workspace, {"model": "demo:echo"}, initial_events=said)
+    newest = talk.runs()[0]
+    assert newest.wait()["output"] == "message 29"
+    assert talk.answers() == [f"message {n}" for n in range(30)]
