@@ -30,6 +30,15 @@ def test_what_was_still_queued_is_left_out() -> None:
     assert dropped(outline(*first, ("run.queued", "run_3"), subagents=("run_3",))) == []
 
 
+def test_what_was_handed_on_goes_with_the_turn_that_reads_it() -> None:
+    late = [("user.message", "run_1"), (START, "run_1"), ("user.message", "run_1"), ("run.cancelled", "run_1")]
+    events = outline(*late, ("run.queued", "run_2"), ("session.steer", "run_2"), (START, "run_2"))
+    events[5] = events[5]._replace(deferred="sevt_3")
+    assert dropped(events[:5]) == [5]
+    assert dropped(events[:6]) == [3, 5, 6]
+    assert dropped(events) == []
+
+
 def test_a_system_message_goes_with_what_it_came_with() -> None:
     first = [("user.message", "run_1"), ("system.message", "run_1"), (START, "run_1")]
     answered = [("user.custom_tool_result", "run_1"), ("system.message", "run_1")]
