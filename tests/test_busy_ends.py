@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from activities.records import RecordActivities
 from domain.commands import FinishInput
+from storage.journal import read
 from tests.service import RunView, ServiceThread, Workspace
-from tests.test_busy_sessions import SLOW, Talk, writing
+from tests.test_busy_sessions import ASKING, ASKS, READ, SLOW, Talk, writing
 
 LEAD = {"name": "lead", "multiagent": {"agents": [{"type": "self"}]}}
 
@@ -128,3 +132,28 @@ def test_a_session_begins_with_more_messages_than_may_wait(workspace: Workspace)
     newest = talk.runs()[0]
     assert newest.wait()["output"] == "message 29"
     assert talk.answers() == [f"message {n}" for n in range(30)]
+
+
+def test_a_result_that_never_comes_is_not_looked_for_behind_its_turn(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(workspace, {"tools": [ASKING, "read"]})
+    run = talk.run(ASKS)
+    run.until(lambda row: row["waiting_for"] == "approval")
+    run.command("terminate")
+    run.wait()
+    for _ in range(3):
+        talk.run(READ, {"text": "Read."}).wait()
+    pages = 0
+
+    async def counted(*place: Any, **wanted: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        return await read(*place, **wanted)
+
+    monkeypatch.setattr("api.routes.events.read", counted)
+    monkeypatch.setattr("api.routes.events.RESULTS_PAGE", 1)
+    (_, use) = workspace.get(f"{talk.path}/items", limit=2)["data"]
+    assert (use["name"], use["result"], pages) == ("write", None, 2)
+    items = workspace.get(f"{talk.path}/items")["data"]
+    assert [item["result"] is not None for item in items if item["type"] == "tool_use"] == [False, True, True, True]

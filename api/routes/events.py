@@ -21,6 +21,7 @@ from domain.approvals import Decision
 from domain.clock import wire
 from domain.errors import Invalid, Pointer
 from domain.events import (
+    RUN_OVER_TYPES,
     AgentCustomToolUse,
     AgentMcpToolResult,
     AgentMcpToolUse,
@@ -30,6 +31,10 @@ from domain.events import (
     AgentToolUse,
     ContextCompacted,
     Event,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunTerminated,
     SystemMessage,
     UserCustomToolResult,
     UserMessage,
@@ -41,6 +46,7 @@ from storage.sessions import Sessions
 
 USES = ("agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use")
 RESULTS = ("agent.tool_result", "agent.mcp_tool_result", "user.custom_tool_result")
+RESULTS_PAGE = 200
 Result: TypeAlias = AgentToolResult | AgentMcpToolResult | UserCustomToolResult
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"], route_class=TransactionalRoute, responses=PROBLEMS)
@@ -257,20 +263,26 @@ async def list_items(
 
 
 async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, Result]:
-    uses = {event.id for event in events if event.type in USES}
+    open_uses = {event.id: event.run_id for event in events if event.type in USES}
     found: dict[str, Result] = {}
     after = events[0].seq if events else 0
-    while uses - found.keys():
-        page = await read(unit.connection, session_id, after=after, types=RESULTS, limit=1000)
+    while open_uses:
+        types = (*RESULTS, *RUN_OVER_TYPES)
+        page = await read(unit.connection, session_id, after=after, types=types, primary=(), limit=RESULTS_PAGE)
         for event in page:
             match event.payload:
-                case AgentToolResult(tool_use_id=use) | AgentMcpToolResult(mcp_tool_use_id=use) if use in uses:
+                case AgentToolResult(tool_use_id=use) | AgentMcpToolResult(mcp_tool_use_id=use) if use in open_uses:
                     found[use] = event.payload
-                case UserCustomToolResult(custom_tool_use_id=use) if use in uses:
+                    del open_uses[use]
+                case UserCustomToolResult(custom_tool_use_id=use) if use in open_uses:
                     found[use] = event.payload
+                    del open_uses[use]
+                case RunCompleted() | RunFailed() | RunCancelled() | RunTerminated():
+                    # None comes any more: else the rest of the log would be looked through for it.
+                    open_uses = {use: run for use, run in open_uses.items() if run != event.run_id}
                 case _:
                     pass
-        if len(page) < 1000:
+        if len(page) < RESULTS_PAGE:
             break
         after = page[-1].seq
     return found
