@@ -28,7 +28,8 @@ async def hand_on(transaction: Transaction, run: RunRow) -> None:
     if head is not None and interrupts(head):
         await _defer(transaction, late, head.id, [])
         return
-    steered = [message for message in late if STEERED in (message.private or {})]
+    # Not what was handed on to this run before: that is its own input, which else nobody could cancel.
+    steered = [message for message in late if STEERED in (message.private or {}) and message.for_run_id is None]
     if steered:
         following = _following(run, steered[0])
         await add(connection, following)

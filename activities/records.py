@@ -139,6 +139,8 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
     runs = Runs(transaction.connection)
     # The lock comes first: input that commits before it is seen here, input after it finds the run over.
     run = await runs.get(outcome.run_id, lock=True)
+    if outcome.attempt < run.attempt:  # it was retried since: the session is its newest attempt's
+        return FinishResult(finished=True)
     if not RunStatus(run.status).over and outcome.status != "completed":
         for below in reversed(await runs.below(run.id)):
             await _end(transaction, below, _with_its_parent(below, outcome))

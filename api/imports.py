@@ -17,9 +17,9 @@ from api.services.forks import check_size
 from api.transaction import check_json
 from domain.agents import AgentConfig
 from domain.clock import now
-from domain.copies import OPAQUE, Outline, Selection, select
+from domain.copies import OPAQUE, Outline, Selection, select, told
 from domain.errors import Invalid, Pointer
-from domain.events import EventPayload, ModelRequestEnd, ThreadCreated, payloads
+from domain.events import EventPayload, ModelRequestEnd, payloads
 from domain.multiagent import RosterAgent, run_of_thread, thread_of
 from storage.copies import Stored
 
@@ -140,7 +140,7 @@ class _Check:
         self.head: dict[str, JsonValue] = {}
         self.agents: list[DocumentAgent] = []
         self.runs: dict[str, DocumentRun] = {}
-        self.events: list[tuple[_Envelope, str, str | None]] = []
+        self.events: list[tuple[_Envelope, str, tuple[str | None, str | None]]] = []
         """With the type, and the thread that it opens."""
         self.ids: set[str] = set()
         self.run_places: dict[str, str] = {}
@@ -224,11 +224,11 @@ class _Check:
             self.faults.add(f"{where}/run_id", "Such an event is one of a run.")
         self._numbers(payload, dumped, where)
         self._references(dumped, where)
-        opened = payload.session_thread_id if isinstance(payload, ThreadCreated) else None
+        opened, _ = its = told(payload)
         if opened is not None:
             self.openings.append((f"{where}/{_THREADS}", opened, envelope.run_id))
         self.ids.add(envelope.id)
-        self.events.append((envelope, payload.type, opened))
+        self.events.append((envelope, payload.type, its))
         if envelope.run_id is not None:
             self.run_places.setdefault(envelope.run_id, where)
 
@@ -301,8 +301,8 @@ class _Check:
         if faults.found:
             faults.refuse()
         outline = [
-            Outline(envelope.id, envelope.seq, type, envelope.run_id, envelope.run_id in subagents, opened)
-            for envelope, type, opened in self.events
+            Outline(envelope.id, envelope.seq, type, envelope.run_id, envelope.run_id in subagents, *its)
+            for envelope, type, its in self.events
         ]
         selection = select(outline)
         chosen = set(selection.run_ids)

@@ -31,6 +31,7 @@ from domain.events import (
     RunCancelled,
     RunCompleted,
     RunFailed,
+    RunQueued,
     RunTerminated,
     SessionError,
     SystemMessage,
@@ -41,6 +42,7 @@ from domain.events import (
     UserCustomToolResult,
     UserMessage,
 )
+from domain.queue_events import SessionSteer
 from domain.transcript import plain
 
 _FROM = {"user.message": "User", "system.message": "System", "agent.thread_message_received": "Task"}
@@ -109,6 +111,10 @@ class Transcript:
     _waiting: list[Event] = field(default_factory=list[Event])
     _begun: set[str | None] = field(default_factory=set["str | None"])
     _over: set[str | None] = field(default_factory=set["str | None"])
+    _deferred: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+    """By message: the run that it was handed on to."""
+    _withdrawn: dict[str | None, str] = field(default_factory=dict["str | None", str])
+    """Runs that ended before they had begun, and how that is said. Right behind stands what was handed on."""
 
     def take(self, event: Event) -> list[str]:
         """The blocks that are complete with this event."""
@@ -121,11 +127,20 @@ class Transcript:
 
     def end(self) -> list[str]:
         """What is left: nobody has read it, or nothing has come of it."""
+        self._withdraw()
         for event in self._waiting:
             self._message(event, "not read yet")
         return [block if isinstance(block, str) else block.text for block in self._blocks]
 
     def _take(self, event: Event) -> None:
+        match event.payload:
+            case SessionSteer(event_id=message, status="deferred"):
+                self._deferred[message] = event.run_id
+                return
+            case RunQueued():
+                return
+            case _:
+                self._withdraw()
         match event.payload:
             case UserMessage() | SystemMessage() | ThreadMessageReceived(tool_use_id=None):
                 self._waiting.append(event)
@@ -198,26 +213,30 @@ class Transcript:
 
     def _enter(self, run_id: str | None) -> None:
         self._close(run_id)
-        entering = [event for event in self._waiting if _reader(event) == run_id or _reader(event) in self._over]
+        entering = [event for event in self._waiting if self._reader(event) in (run_id, *self._over)]
         self._waiting = [event for event in self._waiting if event not in entering]
         for event in entering:
             self._message(event)
 
-    def _end_run(self, event: Event) -> None:
-        self._close(event.run_id)
-        if event.run_id in self._begun:
-            self._over.add(event.run_id)
-        else:
-            for message in [message for message in self._waiting if _reader(message) == event.run_id]:
+    def _reader(self, message: Event) -> str | None:
+        return self._deferred.get(message.id, message.run_id)
+
+    def _withdraw(self) -> None:
+        for run_id, ending in self._withdrawn.items():
+            for message in [message for message in self._waiting if self._reader(message) == run_id]:
                 self._waiting.remove(message)
                 self._message(message, "withdrawn before it was read")
-        match event.payload:
-            case RunFailed(error=error):
-                self._blocks.append(f"_The run failed: {inline(error.message)}_")
-            case RunCancelled(reason=reason) | RunTerminated(reason=reason):
-                self._blocks.append("_The run was stopped" + (f": {inline(reason)}_" if reason else "._"))
-            case _:
-                pass
+            self._blocks += [ending] if ending else []
+        self._withdrawn.clear()
+
+    def _end_run(self, event: Event) -> None:
+        self._close(event.run_id)
+        ending = _ending(event)
+        if event.run_id not in self._begun:
+            self._withdrawn[event.run_id] = ending
+            return
+        self._over.add(event.run_id)
+        self._blocks += [ending] if ending else []
 
     def _close(self, run_id: str | None) -> None:
         for id, use in list(self._uses.items()):
@@ -236,9 +255,14 @@ class Transcript:
         self._blocks.append(f"{'#' * self.level} {who} · {moment} UTC" + (f" · {note}" if note else ""))
 
 
-def _reader(message: Event) -> str | None:
-    """The run that reads it: not the one that it was sent to, where that ended first."""
-    return message.for_run_id or message.run_id
+def _ending(event: Event) -> str:
+    match event.payload:
+        case RunFailed(error=error):
+            return f"_The run failed: {inline(error.message)}_"
+        case RunCancelled(reason=reason) | RunTerminated(reason=reason):
+            return "_The run was stopped" + (f": {inline(reason)}_" if reason else "._")
+        case _:
+            return ""
 
 
 def _json(value: dict[str, JsonValue]) -> str:

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from domain.events import RUN_OVER_TYPES
+from domain.events import RUN_OVER_TYPES, EventPayload
 from domain.ids import new_id
 from domain.multiagent import run_of_thread, thread_of
+from domain.queue_events import SessionSteer
+from domain.thread_events import ThreadCreated
 
 OPAQUE = frozenset({"input", "edited_input", "data", "answer_schema", "metadata", "text", "client_event_id"})
 """Members that are somebody's own words: what looks like an id in there is left as it is."""
@@ -33,8 +35,19 @@ class Outline(NamedTuple):
     is_subagents: bool
     opened: str | None = None
     """The thread that it opens, of `session.thread_created`."""
-    for_run_id: str | None = None
-    """Of a message that came too late for its run: the one that reads it."""
+    deferred: str | None = None
+    """The message that it hands on to its run, of `session.steer`."""
+
+
+def told(payload: EventPayload | None) -> tuple[str | None, str | None]:
+    """What an outline has of it: the thread that it opens, and the message that it hands on."""
+    match payload:
+        case ThreadCreated(session_thread_id=thread):
+            return thread, None
+        case SessionSteer(event_id=message, status="deferred"):
+            return None, message
+        case _:
+            return None, None
 
 
 @dataclass(frozen=True)
@@ -52,15 +65,18 @@ def select(outline: Sequence[Outline]) -> Selection:
     """Choose from the part of a log that is to be copied.
 
     A message goes along when a model has read it, or the next turn would: its run had begun and is over. A turn that had not
-    begun is left out as a whole. A system message goes where that goes which it came with.
+    begun is left out as a whole, with what was handed on to it. A system message goes where that goes which it came with.
     """
     over: set[str] = set()
     started: dict[str, int] = {}
     thoughts: dict[str, list[str]] = {}
+    readers: dict[str, str] = {}
     for event in outline:
         run = event.run_id
         if run is None:
             continue
+        if event.deferred is not None:
+            readers[event.deferred] = run
         if event.type == "run.queued":
             over.discard(run)
         elif event.type in RUN_OVER_TYPES:
@@ -74,7 +90,7 @@ def select(outline: Sequence[Outline]) -> Selection:
             thoughts.pop(run, None)
 
     def queued(event: Outline) -> bool:
-        run = event.for_run_id or event.run_id
+        run = readers.get(event.id, event.run_id)
         if run is None or run in over or (event.is_subagents and event.type != "user.message"):
             return False
         return run not in started or (event.type == "user.message" and event.seq > started[run])

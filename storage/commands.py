@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from domain.clock import now
-from domain.errors import Conflict
+from domain.errors import Archived, Conflict
 from domain.events import RunCancelled, RunQueued, RunTerminated
 from domain.queue_events import QueueUpdated
 from domain.runs import RunStatus
@@ -16,6 +16,7 @@ from storage.journal import Draft, Journal
 from storage.queues import NEXT, Queues
 from storage.rows import fetch
 from storage.runs import Runs
+from storage.sessions import is_archived
 from storage.tables import RunRow, SessionRow
 
 
@@ -58,7 +59,7 @@ class RunCommands:
         return tree
 
     async def retry(self, row: RunRow, bulk_id: str | None = None) -> RunRow:
-        """Queue it again, from where its log stands. Raises Conflict when it did not fail or is not the newest.
+        """Queue it again, from where its log stands. Raises Conflict when it did not fail or is not the newest, Archived.
 
         `bulk_id`: the bulk operation that does it; None: a person.
         """
@@ -68,6 +69,8 @@ class RunCommands:
             raise Conflict(f"Run {row.id} is a copy of {row.copied_from}, which never ran in this session: send a message.")
         if row.thread_id is not None:
             raise Conflict(f"Run {row.id} is a sub-agent's: run {row.parent_run_id} has its outcome, and may delegate again.")
+        if await is_archived(self._connection, row.session_id):
+            raise Archived(f"Session {row.session_id} is archived: nothing starts in it any more.")
         if await self._runs.newest_in(row.session_id) != row.id or await self._runs.gone_on(row):
             raise Conflict(f"The session has gone on after run {row.id}: send the message again instead.")
         fresh = {

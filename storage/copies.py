@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, case, insert, select, update
 from sqlmodel import col
 
 from domain.clock import now
-from domain.copies import Outline, Renaming, Selection, open_turn, quiet_end
+from domain.copies import Outline, Renaming, Selection, open_turn, quiet_end, told
 from domain.events import (
     AgentArtifact,
     AgentCustomToolUse,
@@ -248,15 +248,14 @@ def _artifact(said: AgentArtifact, session_id: str, run_id: str, moment: datetim
     return ArtifactRow(id=said.artifact_id, session_id=session_id, run_id=run_id, created_at=moment, **columns).model_dump()
 
 
-_OPENED = case((col(EventRow.type) == "session.thread_created", col(EventRow.payload)))
+_TOLD = case((col(EventRow.type).in_(("session.thread_created", "session.steer")), col(EventRow.payload)))
 _OUTLINE = (
     col(EventRow.id),
     col(EventRow.seq),
     col(EventRow.type),
     col(EventRow.run_id),
     col(EventRow.thread_id).is_not(None).label("is_subagents"),
-    _OPENED.label("opened"),
-    col(EventRow.for_run_id),
+    _TOLD.label("told"),
 )
 
 
@@ -283,8 +282,7 @@ async def _outline(connection: Connection, *where: ColumnElement[bool], limit: i
             row.type,
             row.run_id,
             bool(row.is_subagents),
-            None if row.opened is None else row.opened["session_thread_id"],
-            row.for_run_id,
+            *told(None if row.told is None else payloads.validate_python(row.told)),
         )
         for row in await connection.execute(statement)
     ]
@@ -323,9 +321,9 @@ async def point_before(connection: Connection, session_id: str, event_id: str) -
     Raises NotFound.
     """
     event = await read_one(connection, session_id, event_id)
-    if event.type == "user.message" and event.run_id is not None:
+    reader = event.for_run_id or event.run_id
+    if event.type == "user.message" and reader is not None:
         start = {"span.model_request_start"}
-        reader = event.for_run_id or event.run_id
         reads = await read(connection, session_id, after=event.seq, run_id=reader, types=start, limit=1)
         return (reads[0].seq if reads else event.seq) - 1
     return event.seq - 1

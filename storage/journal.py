@@ -11,7 +11,7 @@ from sqlalchemy import Executable, Integer, Update, bindparam, func, insert, sel
 from sqlmodel import col
 
 from domain.clock import now
-from domain.errors import NotFound, RunFinished
+from domain.errors import AlreadyStarted, NotFound, RunFinished
 from domain.events import (
     Event,
     EventPayload,
@@ -311,9 +311,11 @@ async def written(connection: Connection, session_id: str, key: str) -> list[Eve
 async def reword(connection: Connection, session_id: str, event_id: str, content: Sequence[UserContent]) -> datetime:
     """Change what a message says that no model call has read: when it was sent. The caller appends an event that says so.
 
-    Raises NotFound.
+    Raises NotFound, AlreadyStarted.
     """
     event = await read_one(connection, session_id, event_id)
+    if event.processed_at is not None:  # its turn is retried
+        raise AlreadyStarted(f"A model has read message {event_id}: edit and regenerate instead, by a fork.")
     changed = event.payload.model_copy(update={"content": tuple(content)})
     await connection.execute(update(EventRow).where(col(EventRow.id) == event_id).values(payload=changed))
     await reindex(connection, event.model_copy(update={"payload": changed}))

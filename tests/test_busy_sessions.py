@@ -352,25 +352,6 @@ def test_a_turn_is_not_retried_once_those_behind_it_have_run(workspace: Workspac
     assert newest.command("retry", expect=409)["code"] == "conflict"
 
 
-def test_one_sub_agent_is_interrupted_by_its_thread(workspace: Workspace) -> None:
-    talk = Talk(workspace, {"name": "lead", "multiagent": {"agents": [{"type": "self"}]}})
-    task = json.dumps({"script": [SLOW]})
-    run = talk.run({"tools": [{"name": "delegate", "input": {"agent": "lead", "task": task}}]}, {"text": "The end."})
-    workspace.stream(f"/v1/runs/{run.id}/events/stream", until=lambda frame: frame.event == "session.thread_created")
-    thread = next(found for found in workspace.get(f"{talk.path}/threads")["data"] if found["parent_thread_id"])
-    writing(RunView(workspace, thread["run_id"]))
-
-    interrupt = {"type": "user.interrupt", "session_thread_id": thread["id"]}
-    (sent,) = workspace.post(f"{talk.path}/events", {"events": [interrupt]}, expect=200)["data"]
-
-    assert (sent["session_thread_id"], sent["run_id"], sent["processed_at"]) == (thread["id"], thread["run_id"], None)
-    assert run.wait()["output"] == "The end."
-    assert RunView(workspace, thread["run_id"]).row["status"] == "cancelled"
-    assert talk.processed(sent["id"])
-    unknown = {"type": "user.interrupt", "session_thread_id": "sthr_x"}
-    workspace.post(f"{talk.path}/events", {"events": [unknown]}, expect=404)
-
-
 def test_archiving_a_paused_session_empties_its_queue(workspace: Workspace) -> None:
     talk = Talk(workspace)
     talk.command("pause")

@@ -1,5 +1,7 @@
 """What a crash left of a command to a busy session is delivered."""
 
+import re
+
 from api.services.runs import NewRun
 from api.services.sessions import SessionService
 from domain.events import TextContent
@@ -63,3 +65,7 @@ def test_a_turn_interrupted_before_it_began_is_read_with_what_interrupted_it(
     assert all(event["processed_at"] for event in events)
     steers = [(event["status"], event["run_id"]) for event in events if event.get("event_id") == steered["event"]["id"]]
     assert steers == [("accepted", first.id), ("deferred", second.id), ("applied", second.id)]
+    markdown = workspace.http.get(f"/v1/sessions/{session}/export", params={"format": "markdown"}).text
+    assert "withdrawn" not in markdown
+    said = re.findall(r"^(?:## (?:User|Agent)|_The run|> .*)", markdown, re.MULTILINE)
+    assert said == ["_The run", *("## User", "> one", "## User", "> two", "## User", "> three"), "## Agent", "> one two three"]

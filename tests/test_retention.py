@@ -49,6 +49,7 @@ def sessions(workspace: Workspace) -> Iterator[dict[str, str]]:
     paused.until(lambda row: row["status"] == "running")
     paused.command("pause", {"mode": "now"})
     paused.until(lambda row: row["status"] == "paused")
+    workspace.post(f"/v1/sessions/{found['archived']}/pause", expect=202)
     workspace.post(f"/v1/sessions/{found['archived']}/archive", expect=200)
     for name in ("paused, empty", "paused, queued"):
         workspace.post(f"/v1/sessions/{found[name]}/pause")

@@ -21,6 +21,7 @@ from domain.approvals import Decision
 from domain.clock import wire
 from domain.errors import Invalid, Pointer
 from domain.events import (
+    RUN_OVER_TYPES,
     AgentCustomToolUse,
     AgentMcpToolResult,
     AgentMcpToolUse,
@@ -30,16 +31,22 @@ from domain.events import (
     AgentToolUse,
     ContextCompacted,
     Event,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunTerminated,
     SystemMessage,
     UserCustomToolResult,
     UserMessage,
 )
+from domain.multiagent import thread_of
 from domain.sdk_events import CROSS_POSTED
 from storage.journal import read
 from storage.sessions import Sessions
 
 USES = ("agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use")
 RESULTS = ("agent.tool_result", "agent.mcp_tool_result", "user.custom_tool_result")
+RESULTS_PAGE = 200
 Result: TypeAlias = AgentToolResult | AgentMcpToolResult | UserCustomToolResult
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"], route_class=TransactionalRoute, responses=PROBLEMS)
@@ -136,7 +143,7 @@ async def send_events(
     session_id: str, body: EventsCreate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
 ) -> EventsAccepted:
     """Append events, in order. A message becomes a turn; a confirmation, a result or an answer goes to the run that waits."""
-    redirected = [False, *(isinstance(event, InterruptEvent) for event in body.events)]
+    redirected = [False, *(_ends_the_turn(session_id, event) for event in body.events)]
     _check_places(body.events, unit)
     sent: list[Event] = []
     for at, (event, redirects) in enumerate(zip(body.events, redirected, strict=False)):
@@ -145,6 +152,10 @@ async def send_events(
         else:
             sent.append(await _send(session_id, event, f"/events/{at}", unit, service, redirects))
     return EventsAccepted(data=[event.wire() for event in sent])
+
+
+def _ends_the_turn(session_id: str, event: FromPeople | SystemMessageEvent) -> bool:
+    return isinstance(event, InterruptEvent) and event.session_thread_id in (None, thread_of(session_id))
 
 
 def _check_places(events: Sequence[FromPeople | SystemMessageEvent], unit: UnitOfWork) -> None:
@@ -252,20 +263,26 @@ async def list_items(
 
 
 async def _results(unit: UnitOfWork, session_id: str, events: list[Event]) -> dict[str, Result]:
-    uses = {event.id for event in events if event.type in USES}
+    open_uses = {event.id: event.run_id for event in events if event.type in USES}
     found: dict[str, Result] = {}
     after = events[0].seq if events else 0
-    while uses - found.keys():
-        page = await read(unit.connection, session_id, after=after, types=RESULTS, limit=1000)
+    while open_uses:
+        types = (*RESULTS, *RUN_OVER_TYPES)
+        page = await read(unit.connection, session_id, after=after, types=types, primary=(), limit=RESULTS_PAGE)
         for event in page:
             match event.payload:
-                case AgentToolResult(tool_use_id=use) | AgentMcpToolResult(mcp_tool_use_id=use) if use in uses:
+                case AgentToolResult(tool_use_id=use) | AgentMcpToolResult(mcp_tool_use_id=use) if use in open_uses:
                     found[use] = event.payload
-                case UserCustomToolResult(custom_tool_use_id=use) if use in uses:
+                    del open_uses[use]
+                case UserCustomToolResult(custom_tool_use_id=use) if use in open_uses:
                     found[use] = event.payload
+                    del open_uses[use]
+                case RunCompleted() | RunFailed() | RunCancelled() | RunTerminated():
+                    # None comes any more: else the rest of the log would be looked through for it.
+                    open_uses = {use: run for use, run in open_uses.items() if run != event.run_id}
                 case _:
                     pass
-        if len(page) < 1000:
+        if len(page) < RESULTS_PAGE:
             break
         after = page[-1].seq
     return found

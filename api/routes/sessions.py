@@ -145,7 +145,7 @@ class SessionCreate(BaseModel):
     resources: Resources = ()
     vault_ids: tuple[()] = ()
     initial_events: Annotated[list[UserMessageEvent], Field(max_length=50)] = []
-    """Messages that it begins with, as if they were sent at once."""
+    """Messages that it begins with, as if they were sent at once; more of them may wait than `queue_depth`."""
 
 
 class SessionUpdate(BaseModel):
@@ -224,6 +224,7 @@ async def create_session(
         new = NewRun(
             message_of(event.content),
             on_busy="queue",
+            initial=True,
             client_event_id=event.client_event_id,
             content_at=f"/initial_events/{at}/content",
         )

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from api.auth import SessionsRead
 from api.client_access import hidden_from
 from api.errors import PROBLEMS
-from api.frames import sdk_types
+from api.frames import for_sdk, sdk_types
 from api.pages import Cursor, EventLimit, List, listed, seq_cursor, seq_of
 from api.sse import is_sdk
 from api.transaction import TransactionalRoute, Unit, UnitOfWork
@@ -133,7 +133,8 @@ async def list_thread_events(
     events = await read(unit.connection, session_id, after=after, run_id=run_id, types=types, primary=primary, limit=limit + 1)
     following = seq_cursor(events[limit - 1].seq) if len(events) > limit else None
     hidden = hidden_from(caller)
-    return listed([event.wire() for event in events[:limit] if event.type not in hidden], following)
+    shown = [event.wire() for event in events[:limit] if event.type not in hidden]
+    return listed([for_sdk(event) for event in shown] if is_sdk(request) else shown, following)
 
 
 async def _primary(unit: Unit, session: SessionRow) -> Thread:

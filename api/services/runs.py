@@ -44,6 +44,8 @@ class NewRun:
     """None: the session's own."""
     own_run: bool = False
     """Never steered into another."""
+    initial: bool = False
+    """The session begins with it: there is room, however many they are."""
     client_event_id: str | None = None
     content_at: str = "/content"
     """Where in the request's body the content is."""
@@ -97,7 +99,7 @@ class RunService:
                 ahead = INTERRUPTING
             case _:
                 pass
-        if session.active_run_id is not None or session.paused:
+        if not new.initial and (session.active_run_id is not None or session.paused):
             await self._check_room(unit, session)
         draft = Draft(message, queued=True)
         row = await self._row(unit, session, new, draft.id)
@@ -177,7 +179,7 @@ class RunService:
         return await Runs(unit.connection).get(run_id)
 
     async def retry(self, unit: Unit, run_id: str) -> RunRow:
-        """Run a failed run again, from where its log stands. Raises Conflict when it did not fail or is not the newest."""
+        """Run a failed run again, from where its log stands. Raises what `RunCommands.retry` does."""
         row = await Runs(unit.connection).get(run_id, unit.caller.workspace_id, lock=True)
         row = await RunCommands(unit.connection, unit.journal).retry(row)
         await self._activate(unit, row)

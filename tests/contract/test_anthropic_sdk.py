@@ -194,7 +194,10 @@ def test_a_failed_turn_decodes(sdk: Anthropic) -> None:
     error = next(event for event in events if event.type == "session.error")
     assert isinstance(error, types.BetaManagedAgentsSessionErrorEvent)
     assert "no" in error.error.message
-    assert events[-1].stop_reason.type == "retries_exhausted"
+    (thread,) = sdk.beta.sessions.threads.list(session.id)
+    (*_, idle) = sdk.beta.sessions.threads.events.list(thread.id, session_id=session.id)
+    assert isinstance(idle, types.BetaManagedAgentsSessionStatusIdleEvent)
+    assert events[-1].stop_reason.type == idle.stop_reason.type == "retries_exhausted"
 
 
 def test_errors_become_the_exceptions_of_the_package(sdk: Anthropic, workspace: Workspace) -> None:

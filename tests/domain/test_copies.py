@@ -25,13 +25,18 @@ def test_what_was_still_queued_is_left_out() -> None:
     assert dropped(outline(*first, late)) == [4]
     assert dropped(outline(*first, late, (START, "run_1"))) == []
     assert dropped(outline(*first, late, ("run.failed", "run_1"))) == []  # the next turn reads it
-    deferred = outline(*first, late, ("run.failed", "run_1"), ("run.queued", "run_2"), (START, "run_2"))
-    deferred[3] = deferred[3]._replace(for_run_id="run_2")
-    assert dropped(deferred[:6]) == [4, 6]  # it waits as that turn does which is to read it
-    assert dropped(deferred) == []
     assert dropped(outline(*first, *waits, ("run.cancelled", "run_2"))) == []  # withdrawn, which is history
     assert dropped(outline(*first, *waits, ("run.cancelled", "run_2"), ("run.queued", "run_2"))) == [4, 5, 6, 7]
     assert dropped(outline(*first, ("run.queued", "run_3"), subagents=("run_3",))) == []
+
+
+def test_what_was_handed_on_goes_with_the_turn_that_reads_it() -> None:
+    late = [("user.message", "run_1"), (START, "run_1"), ("user.message", "run_1"), ("run.cancelled", "run_1")]
+    events = outline(*late, ("run.queued", "run_2"), ("session.steer", "run_2"), (START, "run_2"))
+    events[5] = events[5]._replace(deferred="sevt_3")
+    assert dropped(events[:5]) == [5]
+    assert dropped(events[:6]) == [3, 5, 6]
+    assert dropped(events) == []
 
 
 def test_a_system_message_goes_with_what_it_came_with() -> None:
