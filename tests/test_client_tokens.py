@@ -17,7 +17,7 @@ from api.client_access import OPEN
 from domain.clock import now
 from domain.sessions import Keep
 from storage.tables import ClientTokenRow
-from tests.contract.test_bad_input import body_for, fill, operations, refused
+from tests.contract.samples import body_for, fill, operations, refused
 from tests.service import Frame, ServiceThread, Workspace, is_delta, parse
 
 HELLO = {"text": "Hello."}
