@@ -255,7 +255,7 @@ async def stream_batch(
         ((_, last_seq),) = await last_seqs(connection, [batch_id])
     start = start_of(request, after, last_seq, default=0)
     end = End(0, None if row.finished_at is None else last_seq, {"batch_id": batch_id}, row.status, BATCH_OVER_TYPES)
-    return stream(request, service.tails, batch_id, Viewer(after=start.seq, previews=frozenset()), last_seq, end)
+    return stream(request, service, batch_id, Viewer(after=start.seq, previews=frozenset()), last_seq, end)
 
 
 async def _batches(unit: Unit, rows: list[BatchRow]) -> list[Batch]:
