@@ -86,6 +86,9 @@ def test_a_page_does_not_see_what_the_agent_is_made_of(workspace: Workspace, ses
         assert not {"A secret.", "always_ask"} & set(page.http.get(f"/v1/{path}").text.split('"'))
     for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/wait"):
         assert "temporal.internal" not in page.http.get(path).text
+    say(page, session, SLOW)
+    busy = page.http.post(f"/v1/sessions/{session}/messages", json={"content": "x", "on_busy": "reject"})
+    assert (busy.status_code, busy.json()["run"]["links"]["temporal"]) == (409, None)
 
 
 def test_every_other_session_is_closed_and_every_operation_that_was_not_opened(
