@@ -198,6 +198,15 @@ def test_agents_are_applied_from_files(perdure: Perdure, tmp_path: Path) -> None
     assert "third" not in perdure("agents", "list").out, "nothing of a faulty file is applied"
 
 
+def test_lists_that_take_no_limit_are_whole(perdure: Perdure, workspace: Workspace) -> None:
+    agent = workspace.agent()
+    for number in range(21):
+        workspace.post("/v1/api_keys", {"name": f"key {number}"})
+        workspace.post(f"/v1/agents/{agent['id']}", {"version": number + 1, "system": str(number)})
+    assert len(perdure("keys", "list").out.splitlines()) == 1 + 1 + 21
+    assert len(perdure("agents", "versions", agent["name"]).out.splitlines()) == 1 + 22
+
+
 def test_keys_are_made_used_and_revoked(perdure: Perdure, monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> None:
     key = perdure("keys", "create", "--name", "reader", "--scope", "runs:read").out.strip()
     id = next(line.split("\t")[0] for line in perdure("keys", "list").out.splitlines() if "\treader\t" in line)
