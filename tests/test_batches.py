@@ -244,6 +244,8 @@ def test_one_that_was_never_started_is_by_the_sweeper(
         """As if the process had died between the commit and Temporal."""
 
     with monkeypatch.context() as patch:
+    events = [frame.event for frame in workspace.stream(made["links"]["stream"])]
+    assert events.count("batch.cancel_requested") == 1
         patch.setattr(RunClient, "work_on", lost)
         made = batch(workspace, [says("hi")] * 3)
     monkeypatch.setattr("activities.unfinished.DELIVERY", timedelta())
