@@ -160,10 +160,11 @@ class BatchActivities:
             metadata=item.meta,
             batch_id=row.id,
         )
-        await add(transaction.connection, run)
         content = tuple(TextContent.model_validate(block) for block in item.input)
-        drafts = [Draft(UserMessage(content=content), queued=True), Draft(RunQueued())]
-        await _journal(transaction).append(session.id, run.id, drafts)
+        message = Draft(UserMessage(content=content), queued=True)
+        run.input_event_id = message.id
+        await add(transaction.connection, run)
+        await _journal(transaction).append(session.id, run.id, [message, Draft(RunQueued())])
         await Queues(transaction.connection).activate(session.id, run.id)
         return run
 

@@ -154,6 +154,19 @@ def test_a_retried_run_counts_as_what_it_is_and_a_deleted_one_as_that(workspace:
     assert results(workspace, made)[2] | {"output": None, "status": "deleted"} == results(workspace, made)[2]
 
 
+def test_a_retried_run_that_waits_is_in_the_queue_with_its_input(workspace: Workspace) -> None:
+    made = batch(workspace, [FAILS])
+    over(workspace, made)
+    run = RunView(workspace, results(workspace, made)[0]["run_id"])
+    session = f"/v1/sessions/{run.row['session_id']}"
+    workspace.post(f"{session}/pause", expect=202)
+    run.command("retry")
+    (waiting,) = workspace.get(f"{session}/queue")["data"]
+    assert waiting["content"] == [{"type": "text", "text": FAILS}]
+    assert workspace.http.delete(f"{session}/queue/{waiting['event_id']}").status_code == 200
+    assert run.wait()["status"] == "cancelled"
+
+
 def test_a_failed_start_is_not_repeated_under_its_key(workspace: Workspace) -> None:
     agent = workspace.agent()["id"]
     body = {"agent": agent, "inputs": [says("hi")]}
@@ -218,6 +231,8 @@ def test_temporals_own_cancel_is_the_same(service: ServiceThread, workspace: Wor
     row = over(workspace, made)
     assert (row["status"], row["counts"]["cancelled"]) == ("cancelled", 5)
     assert len(workspace.get("/v1/runs", batch_id=made["id"])["data"]) == 2
+    events = [frame.event for frame in workspace.stream(made["links"]["stream"])]
+    assert events.count("batch.cancel_requested") == 1
 
 
 def test_terminated_in_temporal_it_is_closed_by_the_sweeper(
@@ -244,8 +259,6 @@ def test_one_that_was_never_started_is_by_the_sweeper(
         """As if the process had died between the commit and Temporal."""
 
     with monkeypatch.context() as patch:
-    events = [frame.event for frame in workspace.stream(made["links"]["stream"])]
-    assert events.count("batch.cancel_requested") == 1
         patch.setattr(RunClient, "work_on", lost)
         made = batch(workspace, [says("hi")] * 3)
     monkeypatch.setattr("activities.unfinished.DELIVERY", timedelta())
