@@ -14,6 +14,7 @@ from temporalio.client import WorkflowExecutionDescription
 
 from commands.temporal_server import binary
 from domain.urgency import BACKGROUND, ORDINARY
+from storage.batches import Batches
 from tests.service import RunView, ServiceThread, Workspace
 from tests.sweeping import sweep
 from workflows.client import RunClient
@@ -165,6 +166,18 @@ def test_a_retried_run_that_waits_is_in_the_queue_with_its_input(workspace: Work
     assert waiting["content"] == [{"type": "text", "text": FAILS}]
     assert workspace.http.delete(f"{session}/queue/{waiting['event_id']}").status_code == 200
     assert run.wait()["status"] == "cancelled"
+
+
+def test_what_an_item_said_is_in_its_session_only(service: ServiceThread, workspace: Workspace) -> None:
+    """Who deletes the session deletes all of it."""
+    made = batch(workspace, [says("hi"), {"input": says("hi"), "custom_id": "b"}])
+    over(workspace, made)
+
+    async def kept() -> list[Any]:
+        async with service.parts.database.read() as connection:
+            return [item.input for item in await Batches(connection).items(made["id"], 0, 10)]
+
+    assert service.call(kept()) == [[], []]
 
 
 def test_a_failed_start_is_not_repeated_under_its_key(workspace: Workspace) -> None:
