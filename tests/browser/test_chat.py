@@ -1,5 +1,6 @@
 """The example's page in Chromium, at another origin than the service: what a user sees while things break."""
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -154,6 +155,21 @@ def test_a_message_is_sent_until_it_is_known_to_have_arrived(page: Page, origin:
     expect(page.locator("li.agent").last).to_have_text("Second.", timeout=20_000)
     assert (refusals, away) == ([], [])
     expect(page.locator("li")).to_have_count(4)
+
+
+def test_a_link_does_not_say_where_the_token_goes(page: Page, origin: str) -> None:
+    page.goto(origin)
+    say(page, {"text": "Hello."})
+    expect(page.locator("li.agent")).to_have_text("Hello.")
+    session_id = page.url.partition("#")[2]
+    assert session_id.startswith("sesn_")
+    asked: list[str] = []
+    page.route("http://evil.invalid/**", lambda route: (asked.append(route.request.url), route.abort())[1])
+    link = base64.b64encode(json.dumps({"url": "http://evil.invalid", "session_id": session_id}).encode()).decode()
+    page.goto("about:blank")
+    page.goto(f"{origin}/#{link}")
+    page.wait_for_timeout(1500)
+    assert asked == []
 
 
 def test_a_page_of_an_origin_that_is_not_named_gets_nothing(page: Page, workspace: Workspace, service: ServiceThread) -> None:
