@@ -20,6 +20,7 @@ import yaml
 import cli
 from tests.commands.proxy import cutting_proxy
 from tests.service import Workspace
+from tests.test_subagents import delegate, team
 
 ROOT = Path(cli.__file__).parent
 WAITS = {"text": "", "words": 400, "delay_ms": 20}
@@ -150,6 +151,21 @@ def test_a_conversation(perdure: Perdure, workspace: Workspace, monkeypatch: pyt
     assert perdure("chat", "--session", session).out == "Again.\n"
     messages = [e for e in workspace.get(f"/v1/sessions/{session}/events", limit=100)["data"] if e["type"] == "user.message"]
     assert [message["content"][0]["text"] for message in messages] == ["first", ask, "again"]
+
+
+def test_a_sub_agents_question_is_answered_in_a_conversation_and_its_text_is_no_answer(
+    perdure: Perdure, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = {"tools": [{"name": "ask_user", "input": {"question": "Which colour?"}}]}
+    lead = team(workspace, "asker")
+    ask = script({"tools": [delegate("asker", question, {"text": "It is noted."})]}, {"text": "Thanks."})
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{ask}\nblue"))
+    ended = perdure("chat", "--agent", lead)
+    assert ended.out == "Thanks.\n"
+    assert "It is noted." in ended.err
+    session = re.findall(r"sesn_\w+", ended.err)[-1]
+    answers = [e for e in workspace.get(f"/v1/sessions/{session}/events", limit=100)["data"] if e["type"] == "user.answer"]
+    assert [answer["content"][0]["text"] for answer in answers] == ["blue"]
 
 
 def test_conversations_are_named_and_put_away(perdure: Perdure, workspace: Workspace) -> None:
