@@ -79,7 +79,7 @@ class BatchCreate(BaseModel):
     """Of each run; left out, the agent's own."""
     metadata: Metadata = {}
     max_concurrent: Annotated[int, Field(ge=1, le=MOST_AT_ONCE, strict=True)] = 16
-    """Runs at work at once. All batches together have a hundred, which they share evenly."""
+    """Runs at work at once. All batches together have a hundred, which they share evenly, each at least one."""
 
 
 class BatchStop(BaseModel):
