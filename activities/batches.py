@@ -8,7 +8,15 @@ from temporalio import activity
 from activities.commands import Commands
 from activities.steadily import Did, steadily, told
 from domain.agents import AgentConfig, Limits
-from domain.batch_events import BatchCancelled, BatchCompleted, BatchEvent, BatchProgress, BatchTerminated, FinishedItem
+from domain.batch_events import (
+    BatchCancelled,
+    BatchCancelRequested,
+    BatchCompleted,
+    BatchEvent,
+    BatchProgress,
+    BatchTerminated,
+    FinishedItem,
+)
 from domain.batches import MOST_AT_ONCE, WorkRef, WorkResult
 from domain.clock import now
 from domain.errors import NotFound
@@ -55,6 +63,7 @@ class BatchActivities:
                 return
             if row.finished_at is None and row.cancel_requested_at is None:
                 await batches.change(row.id, status="cancelling", cancel_requested_at=now())
+                await self._say(transaction, row, BatchCancelRequested())
 
     async def close(self, batch_id: str, status: Literal["cancelled", "terminated"]) -> None:
         """End a batch whose workflow is over and did not say so: nothing more begins, and what is at work is cancelled."""
@@ -151,10 +160,11 @@ class BatchActivities:
             metadata=item.meta,
             batch_id=row.id,
         )
-        await add(transaction.connection, run)
         content = tuple(TextContent.model_validate(block) for block in item.input)
-        drafts = [Draft(UserMessage(content=content), queued=True), Draft(RunQueued())]
-        await _journal(transaction).append(session.id, run.id, drafts)
+        message = Draft(UserMessage(content=content), queued=True)
+        run.input_event_id = message.id
+        await add(transaction.connection, run)
+        await _journal(transaction).append(session.id, run.id, [message, Draft(RunQueued())])
         await Queues(transaction.connection).activate(session.id, run.id)
         return run
 

@@ -9,6 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from api.admission import Admissions
 from api.routes import (
     agents,
     approvals,
@@ -116,6 +117,7 @@ def create_app(
         files=files,
         catalog=Catalog(providers, tools, mcp, secrets),
         tails=tails,
+        admissions=Admissions(database),
         temporal_ui=temporal_ui,
         version=release,
     )

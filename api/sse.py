@@ -1,23 +1,23 @@
 """Server-sent events: cursors in, frames out."""
 
-import asyncio
 import json
 import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from api.admission import Admissions
 from api.client_access import hidden_from
 from api.frames import sdk_types
+from api.state import Service
 from api.tail import CLOSING, Tails, Viewer
-from domain.clock import now
 from domain.errors import MalformedCursor
 from domain.events import RUN_OVER_TYPES
+from domain.keys import Principal
 
 RETRY_MS = 2000
 FAREWELL_RETRY_MS = (500, 4000)
@@ -94,19 +94,13 @@ def is_sdk(request: Request) -> bool:
 
 
 def stream(
-    request: Request,
-    tails: Tails,
-    session_id: str,
-    viewer: Viewer,
-    last_seq: int,
-    end: End | None = None,
-    expires_at: datetime | None = None,
+    request: Request, service: Service, session_id: str, viewer: Viewer, last_seq: int, end: End | None = None
 ) -> EventSourceResponse:
-    """The response. With `end` it ends with the run's last event and `event: done`; at `expires_at` it ends anyway."""
-    hidden = hidden_from(request.state.caller)
-    frames = _frames(tails, session_id, viewer, last_seq, end, sdk=is_sdk(request), hidden=hidden)
+    """The response. With `end` it ends with the run's last event and `event: done`; with the caller's key or token anyway."""
+    caller: Principal = request.state.caller
+    frames = _frames(service.tails, session_id, viewer, last_seq, end, sdk=is_sdk(request), hidden=hidden_from(caller))
     return EventSourceResponse(
-        _until(expires_at, viewer, frames),
+        _while_admitted(service.admissions, caller, viewer, frames),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="hb"),
         send_timeout=SEND_TIMEOUT_SECONDS,
@@ -115,22 +109,16 @@ def stream(
     )
 
 
-async def _until(expires_at: datetime | None, viewer: Viewer, frames: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+async def _while_admitted(
+    admissions: Admissions, caller: Principal, viewer: Viewer, frames: AsyncGenerator[bytes]
+) -> AsyncIterator[bytes]:
     async with aclosing(frames):
-        if expires_at is None:
+        with admissions.ending(viewer, caller):
             async for frame in frames:
                 yield frame
-            return
-        seconds = (expires_at - now()).total_seconds()
-        expiry = asyncio.get_running_loop().call_later(seconds, viewer.end)
-        try:
-            async for frame in frames:
-                yield frame
-        finally:
-            expiry.cancel()
         if viewer.ended:
             # A browser that comes back by itself is refused, and then its page knows that it needs another token.
-            yield f": the token has expired\nretry: {FAREWELL_RETRY_MS[0]}\n\n".encode()
+            yield f": the key or token is no longer good\nretry: {FAREWELL_RETRY_MS[0]}\n\n".encode()
 
 
 async def _frames(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.admission import Admissions
 from api.services.answers import AnswerService
 from api.services.catalog import Catalog
 from api.services.runs import RunService
@@ -28,6 +29,7 @@ class Service:
     files: FileStore
     catalog: Catalog
     tails: Tails
+    admissions: Admissions
     temporal_ui: str | None
     version: str
 

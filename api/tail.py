@@ -44,6 +44,8 @@ class Viewer:
     previews: frozenset[str] = frozenset({"agent.message", "agent.thinking"})
     sent: dict[str, int] = field(default_factory=dict[str, int])
     """How many characters it has had of each event that is being written."""
+    writers: dict[str, str] = field(default_factory=dict[str, str])
+    """The runs that write them. Of what its cursor said it is not known until there is more of it."""
     queue: "Mailbox[Frame | None]" = field(default_factory=lambda: Mailbox[Frame | None]())
     behind: bool = False
     ended: bool = False
@@ -79,8 +81,12 @@ class Viewer:
         assert frame.seq is not None
         self.after = frame.seq
         if frame.type in CLOSING:
-            # Not what was begun behind it: after a lost wake-up the next call's text may be here before this event.
-            self.sent = {event_id: length for event_id, length in self.sent.items() if event_id > frame.event_id}
+            # Not what other runs write, nor what was begun behind it: after a lost wake-up the next call's text may be here
+            # before this event.
+            for event_id in [id for id in self.sent if id < frame.event_id]:
+                if self.writers.get(event_id, self.run_id) == frame.run_id:
+                    del self.sent[event_id]
+                    self.writers.pop(event_id, None)
 
     def unseen(self, frame: Frame) -> Iterator[Frame]:
         """What it has not had yet of a preview; an `event_start` comes before an event's first piece."""
@@ -89,6 +95,7 @@ class Viewer:
         if preview.event_id not in self.sent:
             self.sent[preview.event_id] = 0
             yield start(preview)
+        self.writers[preview.event_id] = preview.run_id
         had = self.sent[preview.event_id]
         end = preview.offset + len(preview.text)
         if end <= had:

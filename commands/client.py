@@ -1,6 +1,7 @@
 """The service's operations as the commands use them."""
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -247,7 +248,7 @@ class Client:
 
     def agent_versions(self, reference: str) -> list[Agent]:
         """The newest first."""
-        return self.connection.get(f"{_at('agents', self.agent(reference).id)}/versions", Page[Agent]).data
+        return self._pages(f"{_at('agents', self.agent(reference).id)}/versions", Page[Agent], {})
 
     def roll_back(self, reference: str, version: int) -> Agent:
         agent = self.agent(reference)
@@ -261,7 +262,8 @@ class Client:
         return self.connection.post("/v1/api_keys", Key, body)
 
     def keys(self) -> list[Key]:
-        return self.connection.get("/v1/api_keys", Page[Key]).data
+        """All of them, the newest first."""
+        return self._pages("/v1/api_keys", Page[Key], {})
 
     def revoke_key(self, key_id: str) -> None:
         self.connection.delete(_at("api_keys", key_id))
@@ -275,7 +277,7 @@ class Client:
     def _default_agent(self) -> str:
         return "assistant" if self._named("assistant") else "demo"
 
-    def _pages(self, path: str, answer: "type[Page[T]]", params: Params, limit: int) -> list[T]:
+    def _pages(self, path: str, answer: "type[Page[T]]", params: Params, limit: int = sys.maxsize) -> list[T]:
         found: list[T] = []
         page: str | None = ""
         while page is not None and len(found) < limit:

@@ -151,6 +151,7 @@ class Connection:
         heard, wait = time.monotonic(), FIRST_WAIT_SECONDS
         params = None if after is None else {"after": after}
         while True:
+            opened: float | None = None
             try:
                 with self._http.sse(
                     path,
@@ -163,6 +164,7 @@ class Connection:
                         why = f"it answered {source.response.status_code}"
                     else:
                         self._accepted(source.response)
+                        opened = time.monotonic()
                         for event in source:
                             if not event.data:
                                 continue  # `retry:` and comments
@@ -174,6 +176,8 @@ class Connection:
                         why = "the stream broke off"
             except httpx2.TransportError as error:
                 why = _why(error)
+            if opened is not None and time.monotonic() - opened > LONGEST_WAIT_SECONDS:
+                heard, wait = time.monotonic(), FIRST_WAIT_SECONDS  # it stood until now, though a run that waits says nothing
             if time.monotonic() - heard > PATIENCE_SECONDS:
                 raise Unreachable(self.url, why)
             if wait == FIRST_WAIT_SECONDS:

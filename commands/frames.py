@@ -47,7 +47,12 @@ class BatchFrame(BaseModel):
 class Envelope(BaseModel):
     id: str
     run_id: str | None
+    session_thread_id: str | None = None
     created_at: datetime
+
+    @property
+    def is_subagents(self) -> bool:
+        return self.session_thread_id is not None
 
 
 def log_line(content: JsonValue) -> str:

@@ -96,13 +96,13 @@ def chat(
                     for frame in frames:
                         story.show(frame)
                         cursor = frame.id
-                        if story.question is not None:
+                        if (asking := story.asking) is not None:
                             with story.aside():
                                 answer = _ask("answer › ")
                             if answer is None:
                                 return
-                            story.question = None
-                            it.client.command(accepted.run.id, "input", {"content": answer})
+                            story.asking = None
+                            it.client.command(asking, "input", {"content": answer})
                         if accepted.run.id in story.over:
                             break
     except KeyboardInterrupt:

@@ -88,8 +88,8 @@ class Story:
         """How the run ended, once its stream has."""
         self.over: set[str] = set()
         """The ids of the runs that have ended."""
-        self.question: str | None = None
-        """The question that a run waits with."""
+        self.asking: str | None = None
+        """The id of the run that waits for the answer to a question: this one, or a sub-agent's."""
         self._screen = screen
         self._typed = typed
         self._blocks: dict[str, Block] = {}
@@ -154,7 +154,7 @@ class Story:
             case events.AgentThinking():
                 self._final(at.id, payload.text, _THINKING, payload.interrupted)
             case events.AgentMessage():
-                self._final(at.id, plain(payload.content), _TEXT, payload.interrupted)
+                self._final(at.id, plain(payload.content), _TEXT, payload.interrupted, beside=at.is_subagents)
             case events.AgentToolUse():
                 self._use(at.id, payload.name, payload.input)
             case events.AgentMcpToolUse():
@@ -182,7 +182,8 @@ class Story:
                 self._progress()
             case events.ModelRequestEnd():
                 self._tally.add(payload)
-                self._void(payload.error.message if payload.error else "the model call failed")
+                if payload.is_error:  # else what is open is being written by a sub-agent beside it
+                    self._void(payload.error.message if payload.error else "the model call failed")
                 self._doing = "going on"
                 self._progress()
             case events.SessionError(error=events.McpErrorDetail() as error):
@@ -190,8 +191,10 @@ class Story:
             case events.SessionError() if payload.error.retry_status.type == "retrying":
                 # A failure for good is told once, by the end of the run.
                 self._line(f"✗ model call failed: {payload.error.message} Trying again.", _WRONG)
-            case _:
+            case _ if not at.is_subagents:  # the end of a sub-agent is the result of a tool use
                 self._run_event(at, payload)
+            case _:
+                pass
 
     def _run_event(self, at: Envelope, payload: events.EventPayload) -> None:
         match payload:
@@ -231,9 +234,9 @@ class Story:
             self._write(piece.event_id, block.received[len(block.shown) :], block.style)
             block.shown = block.received
 
-    def _final(self, id: str, text: str, style: str, interrupted: bool) -> None:
+    def _final(self, id: str, text: str, style: str, interrupted: bool, *, beside: bool = False) -> None:
         if not self._screen.is_terminal:
-            if style == _TEXT:
+            if style == _TEXT and not beside:
                 self._held.append(text)
             else:
                 self._screen.note(text)
@@ -278,8 +281,7 @@ class Story:
         self._answered(tool_use_id)
 
     def _ask(self, at: Envelope, asked: events.AgentQuestion) -> None:
-        self._questions[asked.tool_use_id] = asked.question
-        self.question = asked.question
+        self._questions[asked.tool_use_id] = self.asking = at.run_id or ""
         self._line(f"? {asked.question}", "bold yellow")
         self._line(f"  Answer with: perdure runs input {at.run_id} TEXT", "dim")
         self._doing = "waiting for an answer"
@@ -292,7 +294,7 @@ class Story:
 
     def _answered(self, tool_use_id: str) -> None:
         self._questions.pop(tool_use_id, None)
-        self.question = next(iter(self._questions.values()), None)
+        self.asking = next(iter(self._questions.values()), None)
 
     def _over(self, at: Envelope, how: str, *, completed: bool = False) -> None:
         self._void("the run ended before it was whole")
@@ -308,7 +310,7 @@ class Story:
         self._stop_progress()
         self._screen.note(f"✓ {line}" if completed else f"✗ {line}", "dim" if completed else _WRONG)
         self._questions.clear()
-        self.question = None
+        self.asking = None
         self.over.add(at.run_id or "")
         self._doing = "waiting"
 

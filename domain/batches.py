@@ -9,7 +9,7 @@ from domain.runs import RunStatus
 
 MAX_ITEMS = 10_000
 MOST_AT_ONCE = 100
-"""Background runs at work at once, in all batches and retries together: half of the calls that one worker carries out."""
+"""Runs at work at once in all batches together, but that each batch has one: half of the calls that one worker carries out."""
 
 BatchStatus = Literal["running", "cancelling", "completed", "cancelled", "terminated"]
 ItemStatus = RunStatus | Literal["deleted"]

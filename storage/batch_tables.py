@@ -46,7 +46,7 @@ class BatchItemRow(SQLModel, table=True):
     item_index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     custom_id: str | None = None
     input: list[dict[str, JsonValue]] = Field(sa_column=Column(JSON(none_as_null=True), nullable=False))
-    """`TextContent`s, as JSON."""
+    """`TextContent`s, as JSON; none once it has a run, in whose log they are."""
     meta: dict[str, str] = Field(sa_column=Column(JSON(none_as_null=True), nullable=False))
     run_id: str | None = None
     in_flight: bool = Field(default=False, sa_column_kwargs={"server_default": false()})

@@ -160,7 +160,9 @@ class Batches:
     async def begun(self, batch_id: str, index: int, run_id: str) -> None:
         """The item has a run, and the next one is the next to begin."""
         mine = (col(BatchItemRow.batch_id) == batch_id, col(BatchItemRow.item_index) == index)
-        await self._connection.execute(update(BatchItemRow).where(*mine).values(run_id=run_id, in_flight=True))
+        # Its input is the run's from here on: kept here too, it would outlive the session that somebody deletes.
+        values: dict[str, Any] = {"run_id": run_id, "in_flight": True, "input": []}
+        await self._connection.execute(update(BatchItemRow).where(*mine).values(values))
         await self.change(batch_id, next_index=index + 1)
 
     async def end(self, row: BatchRow, status: str) -> None:

@@ -1,10 +1,10 @@
 """Client tokens: what browsers have instead of a key. Kept as keys are, by prefix and hash."""
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, union_all
 from sqlmodel import col
 
 from domain.clock import now
@@ -58,15 +58,7 @@ class ClientTokens:
             raise Unauthenticated("The client token is unknown. Get another one from the backend of your page.")
         if found.expires_at <= now():
             raise TokenExpired("The client token has expired. Get another one from the backend of your page.")
-        statement = (
-            select(col(ApiKeyRow.scopes))
-            .join(SessionRow, col(SessionRow.id) == found.session_id)
-            .where(
-                col(ApiKeyRow.id) == found.key_id,
-                col(ApiKeyRow.revoked_at).is_(None),
-                col(SessionRow.archived_at).is_(None),
-            )
-        )
+        statement = select(col(ApiKeyRow.scopes)).select_from(ClientTokenRow).where(col(ClientTokenRow.id) == found.id, *_GOOD)
         scopes = (await self._connection.execute(statement)).scalar_one_or_none()
         if scopes is None:
             raise Unauthenticated("The client token is no longer good: its key was revoked, or its session archived.")
@@ -78,6 +70,22 @@ class ClientTokens:
             grants=frozenset(found.grants),
             expires_at=found.expires_at,
         )
+
+
+_GOOD = (
+    col(ApiKeyRow.id) == col(ClientTokenRow.key_id),
+    col(ApiKeyRow.revoked_at).is_(None),
+    col(SessionRow.id) == col(ClientTokenRow.session_id),
+    col(SessionRow.archived_at).is_(None),
+)
+"""Of a token, as long as its time is not over."""
+
+
+async def still_good(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those of the keys and client tokens that were not revoked, and whose session was not archived or deleted, meanwhile."""
+    keys = select(col(ApiKeyRow.id)).where(col(ApiKeyRow.id).in_(ids), col(ApiKeyRow.revoked_at).is_(None))
+    tokens = select(col(ClientTokenRow.id)).where(col(ClientTokenRow.id).in_(ids), *_GOOD)
+    return set((await connection.execute(union_all(keys, tokens))).scalars())
 
 
 async def remove_expired(connection: Connection, before: datetime) -> None:

@@ -14,6 +14,7 @@ from temporalio.client import WorkflowExecutionDescription
 
 from commands.temporal_server import binary
 from domain.urgency import BACKGROUND, ORDINARY
+from storage.batches import Batches
 from tests.service import RunView, ServiceThread, Workspace
 from tests.sweeping import sweep
 from workflows.client import RunClient
@@ -121,7 +122,7 @@ def test_cancel_is_said_when_everything_has_stopped(workspace: Workspace) -> Non
     until(workspace, path, lambda row: row["counts"]["running"] == 3)
     asked = workspace.post(f"{path}/cancel", {"reason": "enough"}, expect=202)
     assert asked["cancel_requested_at"] is not None
-    workspace.post(f"{path}/cancel", {}, expect=202)
+    assert workspace.http.post(f"{path}/cancel").status_code == 202, "without a body, as of a run"
     frames = workspace.stream(made["links"]["stream"])
     events = [frame.event for frame in frames]
     assert events[0] == "batch.created"
@@ -152,6 +153,31 @@ def test_a_retried_run_counts_as_what_it_is_and_a_deleted_one_as_that(workspace:
     counts = workspace.get(f"/v1/batches/{made['id']}")["counts"]
     assert (counts["failed"], counts["completed"], counts["deleted"]) == (1, 1, 1)
     assert results(workspace, made)[2] | {"output": None, "status": "deleted"} == results(workspace, made)[2]
+
+
+def test_a_retried_run_that_waits_is_in_the_queue_with_its_input(workspace: Workspace) -> None:
+    made = batch(workspace, [FAILS])
+    over(workspace, made)
+    run = RunView(workspace, results(workspace, made)[0]["run_id"])
+    session = f"/v1/sessions/{run.row['session_id']}"
+    workspace.post(f"{session}/pause", expect=202)
+    run.command("retry")
+    (waiting,) = workspace.get(f"{session}/queue")["data"]
+    assert waiting["content"] == [{"type": "text", "text": FAILS}]
+    assert workspace.http.delete(f"{session}/queue/{waiting['event_id']}").status_code == 200
+    assert run.wait()["status"] == "cancelled"
+
+
+def test_what_an_item_said_is_in_its_session_only(service: ServiceThread, workspace: Workspace) -> None:
+    """Who deletes the session deletes all of it."""
+    made = batch(workspace, [says("hi"), {"input": says("hi"), "custom_id": "b"}])
+    over(workspace, made)
+
+    async def kept() -> list[Any]:
+        async with service.parts.database.read() as connection:
+            return [item.input for item in await Batches(connection).items(made["id"], 0, 10)]
+
+    assert service.call(kept()) == [[], []]
 
 
 def test_a_failed_start_is_not_repeated_under_its_key(workspace: Workspace) -> None:
@@ -218,6 +244,8 @@ def test_temporals_own_cancel_is_the_same(service: ServiceThread, workspace: Wor
     row = over(workspace, made)
     assert (row["status"], row["counts"]["cancelled"]) == ("cancelled", 5)
     assert len(workspace.get("/v1/runs", batch_id=made["id"])["data"]) == 2
+    events = [frame.event for frame in workspace.stream(made["links"]["stream"])]
+    assert events.count("batch.cancel_requested") == 1
 
 
 def test_terminated_in_temporal_it_is_closed_by_the_sweeper(

@@ -1,12 +1,15 @@
 """Bulk operations: one command for all runs that match, over HTTP and with a real Temporal."""
 
+import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from api.services.answers import AnswerService
 from tests.service import ServiceThread, Workspace
 from tests.sweeping import sweep
 from tests.test_batches import FAILS, SLOW, batch, over, says, temporal, until
@@ -100,6 +103,30 @@ def test_retry_by_filter_goes_a_few_at_a_time(workspace: Workspace) -> None:
     assert runs["status"] == "completed"
     for run in workspace.get("/v1/runs", batch_id=made["id"], limit=100)["data"]:
         assert run["attempt"] == 2
+
+
+def test_a_published_event_and_work_in_bulk_do_not_lock_each_other_out(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both lock many runs; the one that waits longest is not the one with the lowest id."""
+    agent = workspace.agent(tools=["wait_for_event"])["id"]
+    wait = json.dumps({"script": [{"tools": [{"name": "wait_for_event", "input": {"event_type": "x"}}]}, {"text": "ok"}]})
+    for session in reversed([workspace.post("/v1/sessions", {"agent": agent})["id"] for _ in range(2)]):
+        workspace.start(text=wait, agent=agent, session_id=session).until(lambda row: row["waiting_for"] == "event")
+    answer = AnswerService._answer  # pyright: ignore[reportPrivateUsage]  # to hold the first lock for a while
+
+    async def slowly(*args: Any) -> Any:
+        answered = await answer(*args)
+        await asyncio.sleep(1.5)
+        return answered
+
+    monkeypatch.setattr(AnswerService, "_answer", slowly)
+    with ThreadPoolExecutor() as pool:
+        publishing = pool.submit(workspace.post, "/v1/external_events", {"type": "x"}, expect=202)
+        time.sleep(0.5)
+        operation = bulk(workspace, "cancel", {"agent_id": agent})
+        assert publishing.result()["woken"] == 2
+    assert done(workspace, operation)["status"] == "completed"
 
 
 def test_one_that_was_never_started_and_one_that_was_terminated(

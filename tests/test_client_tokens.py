@@ -4,6 +4,8 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +19,7 @@ from api.client_access import OPEN
 from domain.clock import now
 from domain.sessions import Keep
 from storage.tables import ClientTokenRow
-from tests.contract.test_bad_input import body_for, fill, operations, refused
+from tests.contract.samples import body_for, fill, operations, refused
 from tests.service import Frame, ServiceThread, Workspace, is_delta, parse
 
 HELLO = {"text": "Hello."}
@@ -84,6 +86,9 @@ def test_a_page_does_not_see_what_the_agent_is_made_of(workspace: Workspace, ses
         assert not {"A secret.", "always_ask"} & set(page.http.get(f"/v1/{path}").text.split('"'))
     for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/wait"):
         assert "temporal.internal" not in page.http.get(path).text
+    say(page, session, SLOW)
+    busy = page.http.post(f"/v1/sessions/{session}/messages", json={"content": "x", "on_busy": "reject"})
+    assert (busy.status_code, busy.json()["run"]["links"]["temporal"]) == (409, None)
 
 
 def test_every_other_session_is_closed_and_every_operation_that_was_not_opened(
@@ -176,7 +181,7 @@ def test_a_stream_ends_with_its_token_and_a_new_one_takes_it_up_inside_the_text(
     began = time.monotonic()
     first = httpx2.get(url, params={"access_token": token["token"], "after": 0}, timeout=20)
     assert time.monotonic() - began < 5
-    assert first.text.endswith(": the token has expired\nretry: 500\n\n")
+    assert first.text.endswith(": the key or token is no longer good\nretry: 500\n\n")
     frames = list(parse(first.text.splitlines()))
     assert is_delta(frames[-1]), "it ended inside the text"
     refused(httpx2.get(url, params={"access_token": token["token"]}), 401, "token_expired")
@@ -227,6 +232,33 @@ def test_a_token_ends_with_its_key_and_with_its_session(workspace: Workspace) ->
     assert is_good(token)
     assert workspace.http.delete(f"/v1/sessions/{other}").status_code == 200
     assert httpx2.get(f"{workspace.service.url}/v1/sessions/{other}", headers={"x-api-key": token}).status_code == 401
+
+
+def test_open_streams_end_with_the_key(workspace: Workspace, session: str) -> None:
+    """That of the page, whose token the key made, and the key's own; not those of another key."""
+    made = workspace.post("/v1/api_keys", {"name": "page"})
+    url, other = f"{workspace.service.url}/v1/sessions/{session}/events/stream", mint(workspace, session)["token"]
+    with Workspace(workspace.service, made["key"]) as backend:
+        tokens = (mint(backend, session)["token"], made["key"], other)
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        opened = [stack.enter_context(httpx2.stream("GET", url, headers={"x-api-key": token}, timeout=20)) for token in tokens]
+        (page, own, others) = [response.iter_lines() for response in opened]
+        assert [next(lines) for lines in (page, own, others)] == ["retry: 2000"] * 3
+        reading = [pool.submit(list[str], lines) for lines in (page, own)]
+        workspace.http.delete(f"/v1/api_keys/{made['id']}")
+        for ended in reading:
+            assert ended.result(8)[-3:] == [": the key or token is no longer good", "retry: 500", ""]
+        say(workspace, session, HELLO)
+        assert next(line for line in others if line.startswith("event:")) == "event: user.message"
+
+
+def test_an_open_stream_ends_when_its_session_is_archived(workspace: Workspace, session: str) -> None:
+    url, token = f"{workspace.service.url}/v1/sessions/{session}/events/stream", mint(workspace, session)["token"]
+    with httpx2.stream("GET", url, headers={"x-api-key": token}, timeout=8) as response:
+        lines = response.iter_lines()
+        next(lines)
+        workspace.post(f"/v1/sessions/{session}/archive")
+        assert list(lines)[-1] == ""
 
 
 def test_a_token_may_do_no_more_than_its_key(workspace: Workspace, session: str) -> None:

@@ -79,7 +79,7 @@ class BatchCreate(BaseModel):
     """Of each run; left out, the agent's own."""
     metadata: Metadata = {}
     max_concurrent: Annotated[int, Field(ge=1, le=MOST_AT_ONCE, strict=True)] = 16
-    """Runs at work at once. All batches together have a hundred, which they share evenly."""
+    """Runs at work at once. All batches together have a hundred, which they share evenly, each at least one."""
 
 
 class BatchStop(BaseModel):
@@ -213,16 +213,16 @@ async def get_batch(batch_id: str, caller: RunsRead, unit: UnitOfWork) -> BatchI
 
 
 @router.post("/{batch_id}/cancel", status_code=202)
-async def cancel_batch(batch_id: str, body: BatchStop, caller: RunsWrite, unit: UnitOfWork) -> BatchInFull:
+async def cancel_batch(batch_id: str, caller: RunsWrite, unit: UnitOfWork, body: BatchStop | None = None) -> BatchInFull:
     """Begin nothing more and cancel what is at work; `batch.cancelled` says when all of it has stopped."""
     batches = Batches(unit.connection)
     row = await batches.get(batch_id, caller.workspace_id, lock=True)
     if row.finished_at is not None:
         raise Conflict(f"Batch {batch_id} is {row.status}.")
     if row.cancel_requested_at is None:
-        changes: dict[str, Any] = {"status": "cancelling", "cancel_requested_at": now(), "cancel_reason": body.reason}
-        await batches.change(batch_id, **changes)
-        await unit.journal.append(batch_id, None, [Draft(BatchCancelRequested(reason=body.reason))])
+        reason = (body or BatchStop()).reason
+        await batches.change(batch_id, status="cancelling", cancel_requested_at=now(), cancel_reason=reason)
+        await unit.journal.append(batch_id, None, [Draft(BatchCancelRequested(reason=reason))])
         # Whoever works on it looks at its row: nobody else need be told.
     return await _in_full(unit, await batches.get(batch_id))
 
@@ -255,7 +255,7 @@ async def stream_batch(
         ((_, last_seq),) = await last_seqs(connection, [batch_id])
     start = start_of(request, after, last_seq, default=0)
     end = End(0, None if row.finished_at is None else last_seq, {"batch_id": batch_id}, row.status, BATCH_OVER_TYPES)
-    return stream(request, service.tails, batch_id, Viewer(after=start.seq, previews=frozenset()), last_seq, end)
+    return stream(request, service, batch_id, Viewer(after=start.seq, previews=frozenset()), last_seq, end)
 
 
 async def _batches(unit: Unit, rows: list[BatchRow]) -> list[Batch]:

@@ -47,5 +47,5 @@ async def list_keys(
 
 @router.delete("/{key_id}", status_code=204)
 async def revoke_key(key_id: str, caller: KeysWrite, unit: UnitOfWork) -> None:
-    """Requests with it are refused from now on."""
+    """Requests with it are refused from now on, and its open streams end within seconds."""
     await Keys(unit.connection).revoke(caller.workspace_id, key_id)

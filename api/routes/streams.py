@@ -61,7 +61,7 @@ async def stream_session(
     start = start_of(request, after, last_seq, default=last_seq)
     shown = deltas if deltas is not None else deltas_plain
     wanted = viewer(request, start, run_id=None, types=types, deltas=shown, primary=is_sdk(request))
-    return stream(request, service.tails, session_id, wanted, last_seq, expires_at=caller.expires_at)
+    return stream(request, service, session_id, wanted, last_seq)
 
 
 @router.get("/v1/sessions/{session_id}/threads/{thread_id}/stream", response_class=EventSourceResponse, responses=SSE)
@@ -84,7 +84,7 @@ async def stream_thread(
     start = start_of(request, after, last_seq, default=last_seq)
     shown = deltas if deltas is not None else deltas_plain
     wanted = viewer(request, start, run_id=run_id, types=types, deltas=shown, primary=is_primary)
-    return stream(request, service.tails, session_id, wanted, last_seq, expires_at=caller.expires_at)
+    return stream(request, service, session_id, wanted, last_seq)
 
 
 @router.get("/v1/runs/{run_id}/events/stream", response_class=EventSourceResponse, responses=SSE)
@@ -102,7 +102,7 @@ async def stream_run(
     row, last_seq, end = await _look(service, caller, run_id)
     start = start_of(request, after, last_seq, default=0)
     wanted = viewer(request, start, run_id=run_id, types=types, deltas=deltas if deltas is not None else deltas_plain)
-    return stream(request, service.tails, row.session_id, wanted, last_seq, end, expires_at=caller.expires_at)
+    return stream(request, service, row.session_id, wanted, last_seq, end)
 
 
 @router.get("/v1/runs/{run_id}/wait", responses=PROBLEMS)

@@ -17,6 +17,7 @@ from domain.ids import new_id
 from domain.runs import RunStatus
 from domain.transcript import plain
 from storage.approvals import Approvals
+from storage.commands import lock_runs
 from storage.decisions import Decisions, state_of_session
 from storage.journal import Draft
 from storage.runs import Runs
@@ -89,17 +90,17 @@ class AnswerService:
 
     async def publish(self, unit: Unit, event_type: str, data: Mapping[str, JsonValue]) -> tuple[str, int]:
         """Wake the workspace's runs that wait for this: the event's id, and how many there were, at most MOST_WOKEN."""
-        event_id, woken, after = new_id("xevt"), 0, _BEGINNING
-        while woken < MOST_WOKEN:
+        waiting, after = list[WaitRow](), _BEGINNING
+        while len(waiting) < MOST_WOKEN:
             page = await Waits(unit.connection).for_event(unit.caller.workspace_id, event_type, after, _PAGE)
-            for wait in page:
-                if any(data.get(name) != value or name not in data for name, value in (wait.event_match or {}).items()):
-                    continue
-                woken += await self._wake(unit, wait, event_id, event_type, data)
+            waiting += [wait for wait in page if _fits(data, wait.event_match or {})]
             if len(page) < _PAGE:
                 break
             after = (page[-1].created_at, page[-1].tool_use_id)
-        return event_id, woken
+        # All at once, in the order of ids: one after the other, this and work in bulk would lock each other out.
+        await lock_runs(unit.connection, [wait.run_id for wait in waiting])
+        event_id = new_id("xevt")
+        return event_id, sum([await self._wake(unit, wait, event_id, event_type, data) for wait in waiting])
 
     async def _wake(self, unit: Unit, found: WaitRow, event_id: str, event_type: str, data: Mapping[str, JsonValue]) -> bool:
         try:
@@ -138,6 +139,10 @@ class AnswerService:
         )
         unit.deliveries.append(lambda: self._client.input(run.id, draft.id, wait.tool_use_id))
         return event
+
+
+def _fits(data: Mapping[str, JsonValue], match: Mapping[str, JsonValue]) -> bool:
+    return all(name in data and data[name] == value for name, value in match.items())
 
 
 def approval_of(row: ApprovalRow) -> Approval:

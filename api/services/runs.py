@@ -83,7 +83,8 @@ class RunService:
         active = None if session.active_run_id is None else next(iter(await runs.not_over([session.active_run_id])), None)
         on_busy = new.on_busy or session.on_busy
         if active is not None and on_busy == "reject":
-            raise SessionBusy(f"Run {active.id} is still running in this session.", run_of(active, self._temporal_ui))
+            temporal_ui = self._temporal_ui if unit.caller.session_id is None else None  # see `api.state`
+            raise SessionBusy(f"Run {active.id} is still running in this session.", run_of(active, temporal_ui))
         content = await self.content(unit, session, new.content, new.content_at)
         message = UserMessage(content=content, client_event_id=new.client_event_id)
         ahead = 0

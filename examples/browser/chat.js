@@ -27,11 +27,12 @@ export function openChat({ url, sessionId, getToken, show, onStatus = () => {} }
     source.onerror = () => source.readyState === EventSource.CLOSED && setTimeout(connect, 1000);
   }
   async function send(content, key = crypto.randomUUID()) {
-    const headers = { "Content-Type": "application/json", "Idempotency-Key": key, Authorization: `Bearer ${token ??= await getToken()}` };
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": key, Authorization: `Bearer ${token ??= await getToken().catch(() => null)}` };
     const sent = await fetch(`${base}/messages`, { method: "POST", headers, body: JSON.stringify({ content }) }).catch(() => null);
-    if (sent && sent.status !== 401 && sent.status < 500) return sent.ok || Promise.reject(new Error((await sent.json()).detail));
+    const { code, detail } = sent && !sent.ok ? await sent.json().catch(() => ({})) : {};
+    if (sent && sent.status !== 401 && sent.status < 500 && code !== "idempotency_in_flight") return sent.ok || Promise.reject(new Error(detail));
     await new Promise((resume) => setTimeout(resume, 1000));
-    if (sent?.status === 401) token = await getToken();
+    if (sent?.status === 401) token = await getToken().catch(() => null);
     return send(content, key); // under its key it is one message, however often it is sent
   }
   connect();

@@ -35,7 +35,8 @@ class Handler(SimpleHTTPRequestHandler):
             if self.path == "/chats":
                 answer = {"url": PUBLIC_URL, "session_id": call("/v1/sessions", {"agent": AGENT})["id"]}
             elif chat := CHAT.fullmatch(self.path):
-                answer = {"token": call(f"/v1/sessions/{chat[1]}/client_tokens", {})["token"]}
+                token = call(f"/v1/sessions/{chat[1]}/client_tokens", {})["token"]
+                answer = {"url": PUBLIC_URL, "session_id": chat[1], "token": token}
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return

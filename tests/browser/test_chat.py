@@ -1,5 +1,6 @@
 """The example's page in Chromium, at another origin than the service: what a user sees while things break."""
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import ROOT, example_backend
 from tests.commands.proxy import Proxy, cutting_proxy
@@ -131,6 +132,44 @@ def test_a_page_in_the_middle_of_a_text_when_its_token_expires_gets_another_one(
     time.sleep(2.5)  # also the one that sends is told to get a fresh one
     say(page, {"text": "Still here."})
     expect(page.locator("li.agent").last).to_have_text("Still here.", timeout=20_000)
+
+
+def test_a_message_is_sent_until_it_is_known_to_have_arrived(page: Page, origin: str) -> None:
+    """Its first sending is still under way at the service; then its token has expired, and the page's backend is away."""
+    refusals = [(401, "token_expired"), (409, "idempotency_in_flight")]
+    away = [502, 502]
+
+    def refuse(route: Route) -> None:
+        if route.request.method == "POST" and refusals:
+            status, code = refusals.pop()
+            route.fulfill(status=status, json={"code": code}, headers={"Access-Control-Allow-Origin": origin})
+        else:
+            route.continue_()
+
+    page.goto(origin)
+    say(page, {"text": "First."})
+    expect(page.locator("li.agent")).to_have_text("First.")
+    page.route("**/messages", refuse)
+    page.route("**/token", lambda route: route.fulfill(status=away.pop()) if away else route.continue_())
+    say(page, {"text": "Second."})
+    expect(page.locator("li.agent").last).to_have_text("Second.", timeout=20_000)
+    assert (refusals, away) == ([], [])
+    expect(page.locator("li")).to_have_count(4)
+
+
+def test_a_link_does_not_say_where_the_token_goes(page: Page, origin: str) -> None:
+    page.goto(origin)
+    say(page, {"text": "Hello."})
+    expect(page.locator("li.agent")).to_have_text("Hello.")
+    session_id = page.url.partition("#")[2]
+    assert session_id.startswith("sesn_")
+    asked: list[str] = []
+    page.route("http://evil.invalid/**", lambda route: (asked.append(route.request.url), route.abort())[1])
+    link = base64.b64encode(json.dumps({"url": "http://evil.invalid", "session_id": session_id}).encode()).decode()
+    page.goto("about:blank")
+    page.goto(f"{origin}/#{link}")
+    page.wait_for_timeout(1500)
+    assert asked == []
 
 
 def test_a_page_of_an_origin_that_is_not_named_gets_nothing(page: Page, workspace: Workspace, service: ServiceThread) -> None:

@@ -1,5 +1,6 @@
 """A service that does as it is told: one scripted answer per request, over real sockets."""
 
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """`cut`: close the connection after the body although more was promised. Status 0: close it without an answer."""
+    """`cut`: close the connection after the body, and a pause, although more was promised. Status 0: close it without an
+    answer."""
 
     body: str
     status: int = 200
     type: str = "application/json"
     cut: bool = False
+    pause: float = 0
 
 
 @dataclass
@@ -56,6 +59,7 @@ def loopback(*answers: Answer) -> Generator[Loopback]:
             for start in range(0, len(data), 7):
                 piece = data[start : start + 7]
                 self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            time.sleep(answer.pause)
             if not answer.cut:
                 self.wfile.write(b"0\r\n\r\n")
 

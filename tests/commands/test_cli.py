@@ -20,6 +20,7 @@ import yaml
 import cli
 from tests.commands.proxy import cutting_proxy
 from tests.service import Workspace
+from tests.test_subagents import delegate, team
 
 ROOT = Path(cli.__file__).parent
 WAITS = {"text": "", "words": 400, "delay_ms": 20}
@@ -152,6 +153,21 @@ def test_a_conversation(perdure: Perdure, workspace: Workspace, monkeypatch: pyt
     assert [message["content"][0]["text"] for message in messages] == ["first", ask, "again"]
 
 
+def test_a_sub_agents_question_is_answered_in_a_conversation_and_its_text_is_no_answer(
+    perdure: Perdure, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = {"tools": [{"name": "ask_user", "input": {"question": "Which colour?"}}]}
+    lead = team(workspace, "asker")
+    ask = script({"tools": [delegate("asker", question, {"text": "It is noted."})]}, {"text": "Thanks."})
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{ask}\nblue"))
+    ended = perdure("chat", "--agent", lead)
+    assert ended.out == "Thanks.\n"
+    assert "It is noted." in ended.err
+    session = re.findall(r"sesn_\w+", ended.err)[-1]
+    answers = [e for e in workspace.get(f"/v1/sessions/{session}/events", limit=100)["data"] if e["type"] == "user.answer"]
+    assert [answer["content"][0]["text"] for answer in answers] == ["blue"]
+
+
 def test_conversations_are_named_and_put_away(perdure: Perdure, workspace: Workspace) -> None:
     agent = workspace.agent(name="talker", model="demo:echo")["id"]
     one, two = (workspace.post("/v1/sessions", {"agent": agent})["id"] for _ in range(2))
@@ -196,6 +212,15 @@ def test_agents_are_applied_from_files(perdure: Perdure, tmp_path: Path) -> None
     assert "agent 2, model.id: a model is written provider:name" in refused
     assert "agent 2, tolls: Extra inputs are not permitted" in refused
     assert "third" not in perdure("agents", "list").out, "nothing of a faulty file is applied"
+
+
+def test_lists_that_take_no_limit_are_whole(perdure: Perdure, workspace: Workspace) -> None:
+    agent = workspace.agent()
+    for number in range(21):
+        workspace.post("/v1/api_keys", {"name": f"key {number}"})
+        workspace.post(f"/v1/agents/{agent['id']}", {"version": number + 1, "system": str(number)})
+    assert len(perdure("keys", "list").out.splitlines()) == 1 + 1 + 21
+    assert len(perdure("agents", "versions", agent["name"]).out.splitlines()) == 1 + 22
 
 
 def test_keys_are_made_used_and_revoked(perdure: Perdure, monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> None:

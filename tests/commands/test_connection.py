@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from commands import connection as connection_module
 from commands.client import Raw, connect
-from commands.connection import Connection
+from commands.connection import Connection, Unreachable
 from commands.context import Failed
 from tests.commands.loopback import Answer, frame, loopback, stream
 
@@ -34,6 +35,26 @@ def test_a_stream_that_breaks_off_goes_on_behind_its_last_frame() -> None:
     assert {asked.path for asked in service.asked} == {"/s?after=0"}
     assert {asked.headers["authorization"] for asked in service.asked} == {"Bearer pdr_x"}
     assert len(breaks) == 2, "each break is told once, however often the stream is tried again"
+
+
+def test_a_stream_that_was_silent_for_long_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for a person for an hour sends nothing but heartbeats, and then the service is restarted."""
+    monkeypatch.setattr(connection_module, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "LONGEST_WAIT_SECONDS", 0.3)
+    silent = Answer("retry: 2000\n: connected\n\n: hb\n\n", type="text/event-stream", cut=True, pause=0.6)
+    with (
+        loopback(silent, Answer("", status=0), stream(frame("1", "done", "{}"))) as service,
+        closing(Connection(service.url, None)) as connection,
+    ):
+        assert [f.event for f in connection.stream("/s", lambda why: None)] == ["done"]
+
+
+def test_a_stream_that_cannot_be_taken_up_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PATIENCE_SECONDS", 0.3)
+    with loopback(*[Answer("", status=0)] * 20) as service, closing(Connection(service.url, None)) as connection:
+        with pytest.raises(Unreachable):
+            list(connection.stream("/s", lambda why: None))
+        assert len(service.asked) < 5
 
 
 def test_a_refusal_ends_a_stream() -> None:

@@ -144,6 +144,12 @@ def test_text_of_a_failed_call_is_marked_void_and_its_usage_is_not_counted() -> 
     assert "cost unknown" in shown, "a call of unknown price makes the sum unknown"
 
 
+def test_what_a_sub_agent_writes_is_not_void_when_another_has_done() -> None:
+    f = Frames()
+    shown = on_terminal(f.delta("sevt_m", "One "), f.event(end()), f.event(AgentMessage(content=text("One two.")), "sevt_m"))
+    assert shown == "One two."
+
+
 def test_the_final_event_is_authoritative() -> None:
     f = Frames()
     shown = on_terminal(

@@ -12,6 +12,7 @@ import pytest
 from api import sse
 from domain.sdk_events import SDK_TYPES
 from tests.service import Frame, RunView, Workspace, is_delta, parse
+from tests.test_subagents import delegate, team
 
 STREAMED_ONLY = ("event_start", "event_delta", "done")
 FULL = (
@@ -111,6 +112,33 @@ def test_a_viewer_that_joins_in_the_middle_of_a_text_gets_it_whole(workspace: Wo
     message = late[-1].data
     assert durable(late)[0]["seq"] > 5, "live only: nothing is replayed"
     assert texts(late)[message["id"]] == text_of(message)
+
+
+def two_at_once(workspace: Workspace) -> str:
+    """Where to follow a session in which the second sub-agent begins and ends in the middle of the first one's text."""
+    slow, quick = {"text": "slowly ", "words": 60, "delay_ms": 30}, {"first_token_ms": 700, "text": "quick"}
+    asked = [delegate("one", slow), delegate("two", quick)]
+    return session_path(workspace.start({"tools": asked}, {"text": "End."}, agent=team(workspace, "one", "two")))
+
+
+def is_whole(frames: list[Frame]) -> None:
+    """Every text was opened once at most, and its pieces are its beginning."""
+    opened = [frame.data["event"]["id"] for frame in frames if frame.event == "event_start"]
+    finals = {frame.data["id"]: text_of(frame.data) for frame in frames if is_message(frame)}
+    assert len(finals) == 3
+    assert len(opened) == len(set(opened))
+    assert all(finals[event_id].startswith(joined) for event_id, joined in texts(frames).items())
+
+
+def test_the_end_of_another_sub_agents_call_does_not_begin_a_text_again(workspace: Workspace) -> None:
+    is_whole(workspace.stream(two_at_once(workspace), until=lambda frame: frame.event == "session.status_idle", after=0))
+
+
+def test_nor_for_a_viewer_that_was_away_when_it_ended(workspace: Workspace) -> None:
+    path = two_at_once(workspace)
+    frames = workspace.stream(path, until=is_delta, after=0)
+    workspace.stream(path, until=is_message, after=0)
+    is_whole(frames + workspace.stream(path, until=lambda f: f.event == "session.status_idle", last_event_id=frames[-1].id))
 
 
 def test_twenty_viewers_are_told_the_same(workspace: Workspace) -> None:
