@@ -1,7 +1,6 @@
 """The providers of one process, by the names that models are written with (`name:model`)."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 
 from domain.completions import Provider
@@ -14,7 +13,8 @@ from providers.config import (
     ProviderConfig,
     ScriptedConfig,
 )
-from providers.on_demand import OnDemand
+from providers.keyless import Keyless
+from providers.openai_compatible import OpenAICompatibleProvider
 from providers.scripted import ScriptedProvider
 
 
@@ -46,8 +46,7 @@ def build_providers(configs: Mapping[str, ProviderConfig], secret: Callable[[str
     """Build every configured provider; usually from `{**presets(), **operator's}`.
 
     `secret` gives the value of an environment variable: a key, or what a command is handed. A provider without its key is
-    built all the same, when it is first called: its calls raise ProviderAuth with the name of what to set. No connection is
-    made here.
+    built all the same: its calls raise ProviderAuth with the name of what to set. No connection is made here.
     """
     return Providers({name: _build(config, secret) for name, config in configs.items()}, configs)
 
@@ -55,29 +54,18 @@ def build_providers(configs: Mapping[str, ProviderConfig], secret: Callable[[str
 def _build(config: ProviderConfig, secret: Callable[[str], str | None]) -> Provider:
     match config:
         case AnthropicConfig():
-            key = secret(config.api_key_env)
-            return _now_or_later(config.kind, key, partial(_anthropic, config, key))
+            return _anthropic(config, secret(config.api_key_env))
         case OpenAICompatibleConfig():
-            key = secret(config.api_key_env) if config.api_key_env else None
-            return _now_or_later(config.kind, key, partial(_openai_compatible, config, key))
+            return OpenAICompatibleProvider(config, secret(config.api_key_env) if config.api_key_env else None)
         case CommandConfig():
             return CommandProvider(config, {n: value for n in config.env if (value := secret(n)) is not None})
         case ScriptedConfig():
             return ScriptedProvider(config)
 
 
-def _now_or_later(kind: str, key: str | None, make: Callable[[], Provider]) -> Provider:
-    """What has a key will be called, and its first call is not to wait."""
-    return OnDemand(kind, make) if key is None else make()
-
-
 def _anthropic(config: AnthropicConfig, key: str | None) -> Provider:
-    from providers.anthropic import AnthropicProvider  # noqa: PLC0415  # see providers/on_demand.py
+    if key is None:
+        return Keyless(config.kind, f"Set {config.api_key_env} to a valid key and restart.")
+    from providers.anthropic import AnthropicProvider  # noqa: PLC0415  # see providers/keyless.py
 
     return AnthropicProvider(config, key)
-
-
-def _openai_compatible(config: OpenAICompatibleConfig, key: str | None) -> Provider:
-    from providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415  # see providers/on_demand.py
-
-    return OpenAICompatibleProvider(config, key)

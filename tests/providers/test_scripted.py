@@ -180,11 +180,11 @@ async def test_truncated_and_stalled_streams_send_a_part() -> None:
 async def test_pace_and_time_limits() -> None:
     began = time.monotonic()
     await play(request(script({"text": "a" * 60, "first_token_ms": 200, "delay_ms": 50})))
-    assert 0.4 <= time.monotonic() - began < 1
+    assert 0.4 <= time.monotonic() - began < 2
     began = time.monotonic()
     deltas, _ = await play(request(script({"words": 20_000, "chunk_chars": 10})))
     assert len(deltas) > 10_000
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3, "pauses between them would take ten times as long"
 
     late = request(script({"text": "a" * 600, "delay_ms": 20}))
     assert isinstance((await broken(late, scripted(timeout_seconds=0.15)))[1], ProviderStalled)
