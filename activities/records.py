@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.late_messages import hand_on
 from activities.lost_calls import end_lost_call
 from domain.commands import AnswerInput, FinishInput, FinishResult, PauseInput, ResumeInput, TitleStart
 from domain.errors import NotFound, RunFinished
@@ -30,6 +29,7 @@ from domain.transcript import plain
 from storage.approvals import Approvals
 from storage.database import Connection, Database, Transaction
 from storage.journal import Draft, Journal, read_one
+from storage.late_messages import hand_on
 from storage.pending import pending_input, stamp
 from storage.queues import Queues
 from storage.runs import Runs
@@ -150,7 +150,7 @@ async def finish(transaction: Transaction, outcome: FinishInput, routes: Mapping
             return FinishResult(finished=False)
         await _end(transaction, run, outcome)
         if run.thread_id is None and not may_go_on:
-            await hand_on(transaction, run)
+            await hand_on(transaction.connection, _journal(transaction), run)
     if run.thread_id is not None:
         return FinishResult(finished=True)
     queues = Queues(transaction.connection)

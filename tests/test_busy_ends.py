@@ -157,3 +157,28 @@ def test_a_result_that_never_comes_is_not_looked_for_behind_its_turn(
     assert (use["name"], use["result"], pages) == ("write", None, 2)
     items = workspace.get(f"{talk.path}/items")["data"]
     assert [item["result"] is not None for item in items if item["type"] == "tool_use"] == [False, True, True, True]
+
+
+def test_what_was_steered_beside_a_message_outlives_its_removal(workspace: Workspace) -> None:
+    """Both became one turn, which the first one names."""
+    talk = Talk(workspace)
+    run = talk.run({**SLOW, **READ})
+    writing(run)
+    known = [{"type": "text", "text": "The user looks at invoice 17."}]
+    first = {"type": "user.message", "content": [{"type": "text", "text": "first"}]}
+    body = {"events": [first, {"type": "system.message", "content": known}]}
+    workspace.post(f"/v1/sessions/{talk.id}", {"on_busy": "steer"}, expect=200)
+    one, _ = workspace.post(f"{talk.path}/events", body, expect=200)["data"]
+    two = talk.say({"text": "Of the second."})["event"]
+    talk.command("pause")
+    run.command("cancel")
+    run.wait()
+    assert [item["event_id"] for item in talk.queue()] == [one["id"]]
+
+    assert workspace.http.delete(f"{talk.path}/queue/{one['id']}").status_code == 200
+
+    assert [item["event_id"] for item in talk.queue()] == [two["id"]]
+    talk.command("resume")
+    assert talk.runs()[0].wait()["output"] == "Of the second."
+    (told,) = talk.events("system.message")
+    assert (told["processed_at"], talk.processed(one["id"])) == (None, False), "it went with the message that it came with"

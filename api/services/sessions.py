@@ -14,6 +14,7 @@ from domain.queue_events import QueueUpdated, SessionPaused, SessionResumed, Use
 from domain.runs import RunStatus
 from domain.transcript import plain
 from storage.journal import Draft, reword
+from storage.late_messages import hand_on_rest
 from storage.projections import LAST_MESSAGE_CHARS
 from storage.queues import Queues, Waiting
 from storage.runs import Runs
@@ -80,9 +81,13 @@ class SessionService:
         return next((place, found) for place, found in shown if found.run.id == row.id)
 
     async def remove(self, unit: Unit, session_id: str, event_id: str) -> None:
-        """Take a message out of the queue: its turn is cancelled. Raises NotFound, AlreadyStarted."""
+        """Take a message out of the queue: its turn is cancelled, but what was handed on to that is not lost.
+
+        Raises NotFound, AlreadyStarted.
+        """
         _, row = await self._waiting(unit, session_id, event_id)
         await self._runs.cancel(unit, row.id, "It was taken out of the queue.")
+        await hand_on_rest(unit.connection, unit.journal, row)
 
     async def _waiting(self, unit: Unit, session_id: str, event_id: str) -> tuple[SessionRow, RunRow]:
         session = await self._locked(unit, session_id)

@@ -9,7 +9,7 @@ import pytest
 
 from settings import secret_reader
 from tests.contract.samples import body_for, fill, operations, pending_approval, refused
-from tests.service import RunView, Workspace
+from tests.service import TLS, RunView, Workspace
 
 
 def post(workspace: Workspace, path: str, body: Any = None, **more: Any) -> httpx2.Response:
@@ -215,10 +215,11 @@ def test_a_query_that_cannot_be_used_is_refused(workspace: Workspace, path: str,
     ids=str,
 )
 def test_without_a_right_key_nothing_is_answered(workspace: Workspace, headers: dict[str, str]) -> None:
-    for method, path in operations(workspace):
-        response = httpx2.request(method, workspace.service.url + fill(path, {}), headers=headers)
-        refused(response, 401, "unauthenticated")
-        assert response.headers["www-authenticate"] == "Bearer"
+    with httpx2.Client(base_url=workspace.service.url, headers=headers, verify=TLS) as http:
+        for method, path in operations(workspace):
+            response = http.request(method, fill(path, {}))
+            refused(response, 401, "unauthenticated")
+            assert response.headers["www-authenticate"] == "Bearer"
 
 
 def test_a_key_is_taken_from_either_header_and_refused_once_revoked(workspace: Workspace) -> None:

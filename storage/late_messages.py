@@ -1,12 +1,14 @@
 """What becomes of the messages to a turn that ended before it read them. Written in the transaction that ends it."""
 
+from itertools import dropwhile
+
 from domain.clock import now
 from domain.events import Event, RunQueued
 from domain.ids import new_id
 from domain.queue_events import SessionSteer
 from domain.runs import RunStatus
 from domain.transcript import STEERED
-from storage.database import Transaction
+from storage.database import Connection
 from storage.journal import Draft, Journal
 from storage.pending import defer, unread
 from storage.queues import NEXT, Queues, interrupts
@@ -15,32 +17,45 @@ from storage.sessions import is_archived
 from storage.tables import RunRow
 
 
-async def hand_on(transaction: Transaction, run: RunRow) -> None:
+async def hand_on(connection: Connection, journal: Journal, run: RunRow) -> None:
     """Messages that were steered into the run become the next turn.
 
     Where a message has interrupted it, its turn reads all that the interrupted one had not come to, its own input included.
     """
-    connection = transaction.connection
     late = await unread(connection, run.session_id, run.id)
     if not late or await is_archived(connection, run.session_id):
         return
     head = await Queues(connection).head(run.session_id)
     if head is not None and interrupts(head):
-        await _defer(transaction, late, head.id, [])
+        await _defer(connection, journal, late, head.id, [])
         return
     # Not what was handed on to this run before: that is its own input, which else nobody could cancel.
-    steered = [message for message in late if STEERED in (message.private or {}) and message.for_run_id is None]
-    if steered:
-        following = _following(run, steered[0])
+    await _become_a_turn(
+        connection, journal, run, [message for message in late if STEERED in (message.private or {}) and not message.for_run_id]
+    )
+
+
+async def hand_on_rest(connection: Connection, journal: Journal, run: RunRow) -> None:
+    """What was handed on to a turn that waited becomes a turn of its own: the input of that was taken out of the queue."""
+    unasked = await unread(connection, run.session_id, run.id)
+    at = next((at for at, message in enumerate(unasked) if message.id == run.input_event_id), len(unasked))
+    # What the system said goes with the message that it came with.
+    behind = dropwhile(lambda message: message.type == "system.message", unasked[at + 1 :])
+    await _become_a_turn(connection, journal, run, [message for message in (*unasked[:at], *behind) if message.for_run_id])
+
+
+async def _become_a_turn(connection: Connection, journal: Journal, run: RunRow, messages: list[Event]) -> None:
+    if messages:
+        following = _following(run, messages[0])
         await add(connection, following)
-        await _defer(transaction, steered, following.id, [Draft(RunQueued())])
+        await _defer(connection, journal, messages, following.id, [Draft(RunQueued())])
 
 
-async def _defer(transaction: Transaction, messages: list[Event], run_id: str, drafts: list[Draft]) -> None:
+async def _defer(connection: Connection, journal: Journal, messages: list[Event], run_id: str, drafts: list[Draft]) -> None:
     ids = [message.id for message in messages]
-    await defer(transaction.connection, ids, run_id)
+    await defer(connection, ids, run_id)
     drafts = [*drafts, *(Draft(SessionSteer(event_id=id, status="deferred")) for id in ids)]
-    await Journal(transaction.connection, transaction.appended).append(messages[0].session_id, run_id, drafts)
+    await journal.append(messages[0].session_id, run_id, drafts)
 
 
 def _following(run: RunRow, message: Event) -> RunRow:
