@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from benchmarks import boot, growth, idempotency, idle, lists, search, steps, stop, tree, viewers
+from benchmarks import batch, boot, growth, idempotency, idle, lists, search, steps, stop, tree, viewers
 from benchmarks.measure import QUICK, Report, Size, allow_many_files
 from benchmarks.results import RESULTS, keep, section
 
@@ -19,6 +19,7 @@ BENCHES: dict[str, tuple[str, Callable[[Size], Awaitable[Report]]]] = {
     "growth": ("A turn in a long session", growth.measure),
     "lists": ("Lists with many runs", lists.measure),
     "search": ("Finding a conversation", search.measure),
+    "batch": ("A batch", batch.measure),
     "viewers": ("Many viewers", viewers.measure),
     "idle": ("Runs that wait", idle.measure),
     "idempotency": ("One POST, many times", idempotency.measure),

@@ -39,11 +39,13 @@ class Size:
     """Of one POST."""
     stops: int = 20
     """Runs of each kind that are stopped in each way."""
+    inputs: int = 10_000
+    """Of the batch."""
     postgres: bool = True
     """Also on Postgres, where it is installed."""
 
 
-QUICK = Size(rounds=3, runs=20_000, sessions=20_000, requests=30, waiting=1_000, window_seconds=10, stops=5)
+QUICK = Size(rounds=3, runs=20_000, sessions=20_000, requests=30, waiting=1_000, window_seconds=10, stops=5, inputs=1_000)
 
 
 @dataclass(frozen=True)

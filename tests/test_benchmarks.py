@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, idempotency, idle, lists, results, search, stop, tree, viewers
+from benchmarks import batch, growth, idempotency, idle, lists, results, search, stop, tree, viewers
 from benchmarks.measure import Figure, Report, Size, kept
 from benchmarks.model_server import ModelServer
 from benchmarks.seeds import MODEL, many_runs, tables_of
@@ -26,6 +26,7 @@ async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
         waiting = await idle.waiting_runs(service, SMALL)
         ended = await stop.stopped(service, models, SMALL)
         tree_ended = await tree.stopped(service, models, SMALL)
+        carried_out = await batch.carried_out(service, 30, 0.1)
         (posted,) = await idempotency.repeated("here", [service], 50)
         async with tables_of(service) as database:
             seeded = await many_runs(database, 120)
@@ -39,6 +40,7 @@ async def test_the_benches_give_their_rows(tmp_path: Path) -> None:
     assert len(targets(waiting)) == 3
     assert len(targets(ended)) == 12
     assert len(targets(tree_ended)) == 3
+    assert [(figure.value, figure.verdict) for figure in carried_out[:2]] == [("30", "met")] * 2
     assert (posted.value, posted.target, posted.verdict) == ("1", "1", "met")
     assert len({figure.name for figure in listed if figure.verdict}) == 21
     assert len({figure.name for figure in searched if figure.verdict}) == 10
