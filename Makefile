@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 # How many tests run at a time: more than two cores, for many of them wait.
-JOBS ?= 4
+JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 COMPILE = pip compile pyproject.toml --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal --custom-compile-command "make lock"
 

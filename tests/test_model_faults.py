@@ -77,7 +77,7 @@ def running(
 ) -> Iterator[ServiceThread]:
     """A service whose providers are the faulty server, on the Temporal of the others."""
     data = tmp_path_factory.mktemp("faults")
-    limits = "concurrency = 100\nidle_timeout_seconds = 1.5\ntimeout_seconds = 3\n"
+    limits = "concurrency = 100\nidle_timeout_seconds = 1.5\ntimeout_seconds = 6\n"
     ways = {"": f"{faulty.url}/once", "-always": f"{faulty.url}/always", "-nobody": f"http://127.0.0.1:{free_port()}"}
     tables: list[str] = []
     for way, base in ways.items():
