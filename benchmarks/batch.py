@@ -39,11 +39,13 @@ async def carried_out(service: Perdure, inputs: int, look_seconds: float) -> lis
     used, began = cpu_seconds(service.pid), time.perf_counter()
     batch = (await service.http.post("/v1/batches", json=body)).raise_for_status().json()
     accepted = time.perf_counter() - began
-    alone: list[float] = []
-    somebody = asyncio.create_task(_wait_for_runs(service, agent, look_seconds, alone))
+    beside: list[float] = []
+    somebody = asyncio.create_task(_wait_for_runs(service, agent, look_seconds, beside))
     told = await _followed(service, batch["links"]["stream"])
     took = time.perf_counter() - began
     cpu = cpu_seconds(service.pid) - used
+    if somebody.done():
+        somebody.result()  # raises: it ends in no other way
     somebody.cancel()
     began = time.perf_counter()
     lines = (await service.http.get(batch["links"]["results"])).raise_for_status().text.splitlines()
@@ -62,8 +64,8 @@ async def carried_out(service: Perdure, inputs: int, look_seconds: float) -> lis
         Figure("inputs per second", f"{inputs / took:.1f}"),
         Figure("… CPU of the process, ms per input", f"{cpu / inputs * 1000:.1f}"),
         Figure("all results, s", f"{read:.2f}"),
-        Figure(f"a run beside it ({len(alone)} of them), median s", f"{median(alone):.2f}" if alone else "–"),
-        Figure("… the slowest, s", f"{max(alone):.2f}" if alone else "–"),
+        Figure(f"a run beside it ({len(beside)} of them), median s", f"{median(beside):.2f}" if beside else "–"),
+        Figure("… the slowest, s", f"{max(beside):.2f}" if beside else "–"),
         Figure("its history in Temporal, events", str(len(history))),
     ]
 

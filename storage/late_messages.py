@@ -37,11 +37,11 @@ async def hand_on(connection: Connection, journal: Journal, run: RunRow) -> None
 
 async def hand_on_rest(connection: Connection, journal: Journal, run: RunRow) -> None:
     """What was handed on to a turn that waited becomes a turn of its own: the input of that was taken out of the queue."""
-    unasked = await unread(connection, run.session_id, run.id)
-    at = next((at for at, message in enumerate(unasked) if message.id == run.input_event_id), len(unasked))
+    waiting = await unread(connection, run.session_id, run.id)
+    at = next((at for at, message in enumerate(waiting) if message.id == run.input_event_id), len(waiting))
     # What the system said goes with the message that it came with.
-    behind = dropwhile(lambda message: message.type == "system.message", unasked[at + 1 :])
-    await _become_a_turn(connection, journal, run, [message for message in (*unasked[:at], *behind) if message.for_run_id])
+    behind = dropwhile(lambda message: message.type == "system.message", waiting[at + 1 :])
+    await _become_a_turn(connection, journal, run, [message for message in (*waiting[:at], *behind) if message.for_run_id])
 
 
 async def _become_a_turn(connection: Connection, journal: Journal, run: RunRow, messages: list[Event]) -> None:
