@@ -11,7 +11,7 @@ import pytest
 from tests.service import RunView, Workspace, is_delta
 
 TEXT = "one two three four five six seven eight nine ten " * 8
-SLOW = {"text": TEXT, "delay_ms": 50, "chunk_chars": 8}
+SLOW = {"text": TEXT, "delay_ms": 100, "chunk_chars": 8}
 READ = {"tools": [{"name": "read", "input": {"file_path": "none"}}]}
 ASKS = {"tools": [{"name": "write", "input": {"file_path": "a", "content": "x"}}]}
 ASKING: Any = {"type": "function", "name": "write", "permission_policy": {"type": "always_ask"}}
@@ -286,6 +286,7 @@ def test_two_hundred_messages_at_once_happen_once_and_in_order(workspace: Worksp
 def test_a_full_queue_takes_neither_interrupts_nor_endless_steering(workspace: Workspace) -> None:
     talk = Talk(workspace, queue_depth=1)
     run = talk.run(SLOW)
+    writing(run)
     queued = talk.run({"text": "Queued."})
     for on_busy in ("queue", "interrupt"):
         full = workspace.http.post(f"{talk.path}/messages", json={"content": "no", "on_busy": on_busy})
