@@ -1,6 +1,6 @@
 """What becomes of the messages to a turn that ended before it read them. Written in the transaction that ends it."""
 
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 
 from domain.clock import now
 from domain.events import Event, RunQueued
@@ -30,25 +30,38 @@ async def hand_on(connection: Connection, journal: Journal, run: RunRow) -> None
         await _defer(connection, journal, late, head.id, [])
         return
     # Not what was handed on to this run before: that is its own input, which else nobody could cancel.
-    await _become_a_turn(
-        connection, journal, run, [message for message in late if STEERED in (message.private or {}) and not message.for_run_id]
-    )
+    steered = [message for message in late if STEERED in (message.private or {}) and not message.for_run_id]
+    if steered:
+        await _become_a_turn(connection, journal, run, steered)
 
 
 async def hand_on_rest(connection: Connection, journal: Journal, run: RunRow) -> None:
-    """What was handed on to a turn that waited becomes a turn of its own: the input of that was taken out of the queue."""
+    """What else a turn would have read that waited becomes a turn of its own: its input was taken out of the queue."""
     waiting = await unread(connection, run.session_id, run.id)
     at = next((at for at, message in enumerate(waiting) if message.id == run.input_event_id), len(waiting))
     # What the system said goes with the message that it came with.
-    behind = dropwhile(lambda message: message.type == "system.message", waiting[at + 1 :])
-    await _become_a_turn(connection, journal, run, [message for message in (*waiting[:at], *behind) if message.for_run_id])
+    behind = dropwhile(_of_the_system, waiting[at + 1 :])
+    rest = [message for message in (*waiting[:at], *behind) if message.for_run_id or message.type == "user.message"]
+    if rest:
+        await _become_a_turn(connection, journal, run, rest)
 
 
-async def _become_a_turn(connection: Connection, journal: Journal, run: RunRow, messages: list[Event]) -> None:
-    if messages:
-        following = _following(run, messages[0])
-        await add(connection, following)
-        await _defer(connection, journal, messages, following.id, [Draft(RunQueued())])
+async def part(connection: Connection, journal: Journal, run: RunRow, event_id: str) -> RunRow:
+    """A message that a waiting turn would read beside its input becomes a turn of its own."""
+    waiting = await unread(connection, run.session_id, run.id)
+    at = [message.id for message in waiting].index(event_id)
+    return await _become_a_turn(connection, journal, run, [waiting[at], *takewhile(_of_the_system, waiting[at + 1 :])])
+
+
+def _of_the_system(message: Event) -> bool:
+    return message.type == "system.message"
+
+
+async def _become_a_turn(connection: Connection, journal: Journal, run: RunRow, messages: list[Event]) -> RunRow:
+    following = _following(run, messages[0])
+    await add(connection, following)
+    await _defer(connection, journal, messages, following.id, [Draft(RunQueued())])
+    return following
 
 
 async def _defer(connection: Connection, journal: Journal, messages: list[Event], run_id: str, drafts: list[Draft]) -> None:

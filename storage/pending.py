@@ -13,6 +13,9 @@ from storage.database import Connection
 from storage.journal import COLUMNS, as_event
 from storage.tables import EventRow, RunRow
 
+READER = func.coalesce(col(EventRow.for_run_id), col(EventRow.run_id))
+"""The run that reads a message."""
+
 
 async def take_up(connection: Connection, session_id: str, run_id: str, *, primary: bool) -> list[str]:
     """Stamp as processed what enters the context at the model call of that run that begins now.
@@ -62,7 +65,7 @@ _MESSAGE = (
     col(EventRow.type).in_(("user.message", "system.message")),
     col(EventRow.processed_at).is_(None),
 )
-_ITS_OWN = func.coalesce(col(EventRow.for_run_id), col(EventRow.run_id)) == bindparam("of_run")
+_ITS_OWN = READER == bindparam("of_run")
 
 
 def _too_late() -> ColumnElement[bool]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, exists, func, literal_column, or_, select, update
 from sqlmodel import col
 
 from domain.events import UserMessage, payloads
 from domain.payload import UserContent
 from storage.database import Connection
+from storage.pending import READER
 from storage.rows import fetch, fetch_one
 from storage.tables import EventRow, RunRow, SessionRow
 
@@ -24,10 +27,14 @@ def interrupts(row: RunRow) -> bool:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A turn that waits, and the message that it answers."""
+    """A message that waits, and the turn that will read it."""
 
     run: RunRow
+    place: int
+    """The turn's, 1 is next: a turn reads several messages where they came too late for the one before it."""
+    event_id: str
     content: tuple[UserContent, ...]
+    created_at: datetime
 
 
 class Queues:
@@ -51,23 +58,37 @@ class Queues:
         return found[0] if found else None
 
     async def shown(self, session_id: str) -> list[Waiting]:
-        """The same with what they answer."""
+        """The same by what they will read."""
         rows = await self.waiting(session_id)
+        places = {row.id: (place, row) for place, row in enumerate(rows, 1)}
         inputs = [row.input_event_id for row in rows if row.input_event_id is not None]
-        statement = select(col(EventRow.id), col(EventRow.payload)).where(col(EventRow.id).in_(inputs))
-        said = {row.id: payloads.validate_python(row.payload) for row in await self._connection.execute(statement)}
+        messages = select(
+            col(EventRow.id), col(EventRow.seq), col(EventRow.payload), col(EventRow.created_at), READER.label("reader")
+        )
+        statements = (
+            messages.where(col(EventRow.id).in_(inputs)),  # which a model has read where the turn is retried
+            messages.where(
+                col(EventRow.session_id) == session_id,
+                col(EventRow.type) == "user.message",
+                col(EventRow.processed_at).is_(None),
+                READER.in_(places),
+            ),
+        )
+        found = {row.id: row for statement in statements for row in await self._connection.execute(statement)}
 
-        def content(row: RunRow) -> tuple[UserContent, ...]:
-            payload = said.get(row.input_event_id or "")
-            return payload.content if isinstance(payload, UserMessage) else ()
+        def waiting(row: Row[Any]) -> Waiting:
+            place, run = places[row.reader]
+            payload = payloads.validate_python(row.payload)
+            content = payload.content if isinstance(payload, UserMessage) else ()
+            return Waiting(run, place, row.id, content, row.created_at)
 
-        return [Waiting(row, content(row)) for row in rows]
+        return [waiting(row) for row in sorted(found.values(), key=lambda row: (places[row.reader][0], row.seq))]
 
-    async def answering(self, session_id: str, event_id: str) -> RunRow | None:
+    async def reading(self, session_id: str, event_id: str) -> RunRow | None:
         """The turn of that message, whether it waits or not."""
-        mine = (col(EventRow.id) == event_id, col(EventRow.session_id) == session_id)
-        its = select(func.coalesce(col(EventRow.for_run_id), col(EventRow.run_id))).where(*mine).scalar_subquery()
-        statement = select(RunRow).where(col(RunRow.id) == its, col(RunRow.input_event_id) == event_id)
+        mine = (col(EventRow.id) == event_id, col(EventRow.session_id) == session_id, col(EventRow.type) == "user.message")
+        its = select(READER).where(*mine).scalar_subquery()
+        statement = select(RunRow).where(col(RunRow.id) == its, col(RunRow.thread_id).is_(None))
         return await fetch_one(self._connection, RunRow, statement)
 
     async def length(self, session_id: str) -> int:

@@ -173,7 +173,7 @@ def test_what_was_steered_beside_a_message_outlives_its_removal(workspace: Works
     talk.command("pause")
     run.command("cancel")
     run.wait()
-    assert [item["event_id"] for item in talk.queue()] == [one["id"]]
+    assert [(item["event_id"], item["position"]) for item in talk.queue()] == [(one["id"], 1), (two["id"], 1)]
 
     assert workspace.http.delete(f"{talk.path}/queue/{one['id']}").status_code == 200
 
@@ -182,3 +182,45 @@ def test_what_was_steered_beside_a_message_outlives_its_removal(workspace: Works
     assert talk.runs()[0].wait()["output"] == "Of the second."
     (told,) = talk.events("system.message")
     assert (told["processed_at"], talk.processed(one["id"])) == (None, False), "it went with the message that it came with"
+
+
+def test_each_message_that_a_waiting_turn_will_read_is_an_item_of_the_queue(workspace: Workspace) -> None:
+    """Steered into a turn that ended first, or sent to one that waits."""
+    talk = Talk(workspace)
+    run = talk.run({**SLOW, **READ})
+    writing(run)
+    steered = [talk.say(text=text, on_busy="steer")["event"]["id"] for text in ("one", "two", "three")]
+    talk.command("pause")
+    run.command("cancel")
+    run.wait()
+    first, second, third = talk.queue()
+    assert [item["event_id"] for item in (first, second, third)] == steered
+    assert len({item["run_id"] for item in (first, second, third)}) == 1
+    last = talk.say({"text": "Of the last."})
+    RunView(workspace, last["run"]["id"]).command("input", {"content": "and four"})
+
+    def path(event_id: str) -> str:
+        return f"{talk.path}/queue/{event_id}"
+
+    edited = workspace.http.patch(path(steered[2]), json={"content": json.dumps({"script": [{"text": "Of the third."}]})})
+    assert (edited.json()["event_id"], edited.json()["position"]) == (steered[2], 1)
+    assert workspace.http.delete(path(steered[1])).status_code == 200
+    assert workspace.http.delete(path(steered[1])).json()["code"] == "already_started", "once is enough"
+    assert [item["event_id"] for item in talk.queue()][:3] == [steered[0], steered[2], last["event"]["id"]]
+    moved = workspace.http.patch(path(steered[2]), json={"position": 2}).json()
+    assert moved["position"] == 2
+    assert [(item["content"][0]["text"], item["position"]) for item in talk.queue() if item["run_id"] == last["run"]["id"]] == [
+        (last["event"]["content"][0]["text"], 1),
+        ("and four", 1),
+    ]
+    assert workspace.http.delete(path(last["event"]["id"])).status_code == 200
+    assert [item["position"] for item in talk.queue()] == [1, 2, 2], "what else it would have read is not lost"
+    script = json.dumps({"script": [{"text": "Of the fourth."}]})
+    assert workspace.http.patch(path(talk.queue()[0]["event_id"]), json={"content": script}).status_code == 200
+
+    talk.command("resume")
+
+    RunView(workspace, first["run_id"]).wait()
+    assert talk.answers()[1:] == ["Of the fourth.", "Of the third."]
+    assert [talk.processed(id) for id in (*steered, last["event"]["id"])] == [True, False, True, False]
+    assert workspace.http.patch(path(steered[0]), json={"content": "x"}).json()["code"] == "already_started"

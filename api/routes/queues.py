@@ -21,25 +21,24 @@ router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["sessions"], route_
 
 
 class QueueItem(BaseModel):
-    """A message that waits for its turn."""
+    """A message that waits for its turn. Of several that the same turn will read each is an item."""
 
     type: Literal["queue_item"] = "queue_item"
     event_id: str
     run_id: str
     position: int
-    """1 is next."""
+    """The turn's: 1 is next."""
     content: list[UserContent]
     created_at: Time
 
     @classmethod
-    def of(cls, waiting: Waiting, position: int) -> "QueueItem":
-        run = waiting.run
+    def of(cls, waiting: Waiting) -> "QueueItem":
         return cls(
-            event_id=run.input_event_id or "",
-            run_id=run.id,
-            position=position,
+            event_id=waiting.event_id,
+            run_id=waiting.run.id,
+            position=waiting.place,
             content=list(waiting.content),
-            created_at=run.created_at,
+            created_at=waiting.created_at,
         )
 
 
@@ -75,17 +74,16 @@ async def list_queue(session_id: str, caller: SessionsRead, unit: UnitOfWork) ->
     """The messages that wait for their turn, the next one first."""
     await Sessions(unit.connection, caller.workspace_id).get(session_id)
     waiting = await Queues(unit.connection).shown(session_id)
-    return listed([QueueItem.of(found, place) for place, found in enumerate(waiting, 1)], None)
+    return listed([QueueItem.of(found) for found in waiting], None)
 
 
 @router.patch("/queue/{event_id}")
 async def edit_queued(
     session_id: str, event_id: str, body: QueueItemUpdate, caller: SessionsWrite, unit: UnitOfWork, service: TheService
 ) -> QueueItem:
-    """Change what a message says or its place, until its turn starts: then 409 `already_started`."""
+    """Change what a message says or its turn's place, until that starts: then 409 `already_started`."""
     content = None if body.content is None else message_of(body.content)
-    place, found = await service.sessions.edit(unit, session_id, event_id, content, body.position)
-    return QueueItem.of(found, place)
+    return QueueItem.of(await service.sessions.edit(unit, session_id, event_id, content, body.position))
 
 
 @router.delete("/queue/{event_id}")

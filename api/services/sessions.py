@@ -14,7 +14,7 @@ from domain.queue_events import QueueUpdated, SessionPaused, SessionResumed, Use
 from domain.runs import RunStatus
 from domain.transcript import plain
 from storage.journal import Draft, reword
-from storage.late_messages import hand_on_rest
+from storage.late_messages import hand_on_rest, part
 from storage.projections import LAST_MESSAGE_CHARS
 from storage.queues import Queues, Waiting
 from storage.runs import Runs
@@ -62,8 +62,8 @@ class SessionService:
 
     async def edit(
         self, unit: Unit, session_id: str, event_id: str, given: Sequence[Given] | None, place: int | None
-    ) -> tuple[int, Waiting]:
-        """Change what a waiting message says, or its place: where it is now. Raises NotFound, AlreadyStarted."""
+    ) -> Waiting:
+        """Change what a waiting message says, or its turn's place. Raises NotFound, AlreadyStarted."""
         session, row = await self._waiting(unit, session_id, event_id)
         queues = Queues(unit.connection)
         content = None if given is None else await self._runs.content(unit, session, given, "/content")
@@ -77,25 +77,28 @@ class SessionService:
             place = await queues.move(row, place)
         update = QueueUpdated(event_id=event_id, content=content, position=place)
         await unit.journal.append(session_id, row.id, [Draft(update)])
-        shown = enumerate(await queues.shown(session_id), 1)
-        return next((place, found) for place, found in shown if found.run.id == row.id)
+        return next(found for found in await queues.shown(session_id) if found.event_id == event_id)
 
     async def remove(self, unit: Unit, session_id: str, event_id: str) -> None:
-        """Take a message out of the queue: its turn is cancelled, but what was handed on to that is not lost.
+        """Take a message out of the queue: its turn is cancelled, but what else that would have read is not lost.
 
         Raises NotFound, AlreadyStarted.
         """
         _, row = await self._waiting(unit, session_id, event_id)
+        if event_id != row.input_event_id:
+            row = await part(unit.connection, unit.journal, row, event_id)
         await self._runs.cancel(unit, row.id, "It was taken out of the queue.")
         await hand_on_rest(unit.connection, unit.journal, row)
 
     async def _waiting(self, unit: Unit, session_id: str, event_id: str) -> tuple[SessionRow, RunRow]:
         session = await self._locked(unit, session_id)
-        row = await Queues(unit.connection).answering(session_id, event_id)
+        row = await Queues(unit.connection).reading(session_id, event_id)
         if row is None:
             raise NotFound(f"No message {event_id} in the queue.")
         if row.status != RunStatus.QUEUED or row.id == session.active_run_id:
             raise AlreadyStarted(f"Message {event_id} waits no more: run {row.id} is {row.status}.")
+        if event_id not in {found.event_id for found in await Queues(unit.connection).shown(session_id)}:
+            raise AlreadyStarted(f"A model has read message {event_id}: edit and regenerate instead, by a fork.")
         return session, row
 
     async def _locked(self, unit: Unit, session_id: str) -> SessionRow:
