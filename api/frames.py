@@ -51,7 +51,8 @@ def deleted(session_id: str) -> Frame:
 
 
 def start(preview: Preview) -> Frame:
-    content = {"type": "event_start", "event": {"type": preview.type, "id": preview.event_id}}
+    # The run says whose text it is: where its call fails, what others are writing in the same session still counts.
+    content = {"type": "event_start", "event": {"type": preview.type, "id": preview.event_id}, "run_id": preview.run_id}
     return Frame(type="event_start", run_id=preview.run_id, content=content, event_id=preview.event_id, preview=preview)
 
 

@@ -29,7 +29,10 @@ class Opened(BaseModel):
 
 
 class EventStart(BaseModel):
+    """A text begins. `run_id`: of the run whose model writes it."""
+
     event: Opened
+    run_id: str
 
 
 class Done(BaseModel):

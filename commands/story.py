@@ -54,6 +54,8 @@ class Block:
     """A text being written: what is on the screen of it, and what the stream has sent since it last began at the start."""
 
     style: str
+    run_id: str | None = None
+    """None: the stream was taken up in the middle of it."""
     shown: str = ""
     received: str = ""
 
@@ -132,9 +134,9 @@ class Story:
     def show(self, frame: Frame) -> None:
         match frame.event:
             case "event_start":
-                start = EventStart.model_validate_json(frame.data).event
-                block = self._blocks.setdefault(start.id, Block(_style(start.type == "agent.thinking")))
-                block.received = ""
+                start = EventStart.model_validate_json(frame.data)
+                style = _style(start.event.type == "agent.thinking")
+                self._blocks.setdefault(start.event.id, Block(style, start.run_id)).received = ""
             case "event_delta":
                 self._preview(EventDelta.model_validate_json(frame.data))
             case "done":
@@ -182,8 +184,8 @@ class Story:
                 self._progress()
             case events.ModelRequestEnd():
                 self._tally.add(payload)
-                if payload.is_error:  # else what is open is being written by a sub-agent beside it
-                    self._void(payload.error.message if payload.error else "the model call failed")
+                if payload.is_error:
+                    self._void(payload.error.message if payload.error else "the model call failed", at.run_id)
                 self._doing = "going on"
                 self._progress()
             case events.SessionError(error=events.McpErrorDetail() as error):
@@ -252,11 +254,12 @@ class Story:
         if interrupted:
             self._line("⏸ interrupted here", "yellow")
 
-    def _void(self, why: str) -> None:
-        """What is still open when a model call ends will never be final."""
-        written = any(block.shown for block in self._blocks.values())
-        self._blocks.clear()
-        if written:
+    def _void(self, why: str, run_id: str | None = None) -> None:
+        """What the run has open when its model call ends, or whatever is open, will never be final."""
+        void = {id: block for id, block in self._blocks.items() if run_id is None or block.run_id in (run_id, None)}
+        for id in void:
+            del self._blocks[id]
+        if any(block.shown for block in void.values()):
             self._line(f"✗ void: what this model call wrote above does not count ({one_line(why, 80)})", _WRONG)
 
     def _message(self, text: str) -> None:

@@ -65,7 +65,7 @@ _MESSAGE = (
     col(EventRow.type).in_(("user.message", "system.message")),
     col(EventRow.processed_at).is_(None),
 )
-_ITS_OWN = READER == bindparam("of_run")
+_ITS_OWN = bindparam("of_run") == READER
 
 
 def _too_late() -> ColumnElement[bool]:

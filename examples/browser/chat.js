@@ -2,18 +2,18 @@
 // `getToken` asks your own backend for a client token; `show(id, role, text)` draws a message, and again as it grows.
 export function openChat({ url, sessionId, getToken, show, onStatus = () => {} }) {
   const base = `${url}/v1/sessions/${sessionId}`;
-  const writing = new Map(); // the texts that are being written, by the id of their message
+  const writing = new Map(); // the texts that are being written, and by which run, by the id of their message
   let token, source, closed = false, cursor = "0"; // from the beginning; then the id of the last frame
   const textOf = (event) => event.content.map((block) => block.text ?? "").join("");
-  const grow = (id, more) => { writing.set(id, writing.get(id) + more); show(id, "agent", writing.get(id)); };
+  const grow = (id, more) => show(id, "agent", writing.get(id).text += more);
   const settle = (id, text) => { writing.delete(id); show(id, "agent", text); };
-  const dropUnfinished = () => [...writing.keys()].forEach((id) => settle(id, null));
+  const dropUnfinished = (run) => writing.forEach((of, id) => (run ?? of.run) === of.run && settle(id, null));
   const handlers = {
     "user.message": (event) => show(event.id, "user", textOf(event)),
-    "event_start": ({ event }) => event.type === "agent.message" && writing.set(event.id, ""),
+    "event_start": ({ event, run_id: run }) => event.type === "agent.message" && writing.set(event.id, { run, text: "" }),
     "event_delta": ({ event_id: id, delta }) => writing.has(id) && grow(id, delta.content.text), // else it is reasoning
     "agent.message": (event) => settle(event.id, textOf(event)), // this is what counts
-    "span.model_request_end": (event) => event.is_error && dropUnfinished(), // the call is tried again
+    "span.model_request_end": (event) => event.is_error && dropUnfinished(event.run_id), // the call is tried again
     "session.status_running": () => onStatus("running"),
     "session.status_idle": () => { dropUnfinished(); onStatus("idle"); },
   };

@@ -182,6 +182,30 @@ def test_a_page_of_an_origin_that_is_not_named_gets_nothing(page: Page, workspac
     assert page.evaluate(asked, [f"{workspace.service.url}/v1/sessions/{session}", token]) == "refused"
 
 
+def test_a_sub_agent_whose_call_fails_takes_no_other_text_away(
+    page: Page, tmp_path: Path, workspace: Workspace, origin_port: int
+) -> None:
+    agent = workspace.agent(name="lead", multiagent={"agents": [{"type": "self"}]})["id"]
+    slow = {"text": "Slowly, but to its end.", "delay_ms": 400, "chunk_chars": 2}
+    broken = {"text": "Broken once.", "delay_ms": 100, "chunk_chars": 4, "truncate_attempts": 1}
+    tasks = [{"agent": "lead", "task": json.dumps({"script": [step]})} for step in (slow, broken)]
+    page.add_init_script("""
+      new MutationObserver(() => {
+        const texts = [...document.querySelectorAll('li.agent')].map((li) => li.textContent);
+        window.begun ||= texts.some((text) => text.startsWith('Sl'));
+        window.broke ||= texts.some((text) => text.startsWith('Brok'));
+        window.lost ||= window.begun && !texts.some((text) => text.startsWith('Sl'));
+      }).observe(document, { childList: true, subtree: true, characterData: true });
+    """)
+    with example_backend(tmp_path / "page", workspace.service.url, workspace.key, agent, origin_port) as origin:
+        page.goto(origin)
+        say(page, {"tools": [{"name": "delegate", "input": task} for task in tasks]}, {"text": "The end."})
+        expect(page.locator("li.agent").last).to_have_text("The end.", timeout=30_000)
+    assert page.evaluate("[window.begun, window.broke, window.lost]") == [True, True, False]
+    expect(page.locator("li.agent").filter(has_text="Slowly, but to its end.")).to_have_count(1)
+    expect(page.locator("li.agent").filter(has_text="Broken once.")).to_have_count(1)
+
+
 def test_the_service_is_killed_in_the_middle_of_a_text(page: Page, tmp_path: Path, origin_port: int) -> None:
     with Machine(tmp_path, PERDURE_CORS_ORIGINS=f"http://127.0.0.1:{origin_port}") as machine:
         up = machine.up()

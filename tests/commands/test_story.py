@@ -57,6 +57,7 @@ class Frames:
 
     def __init__(self) -> None:
         self.seq = 0
+        self.run_id = "run_1"
 
     def event(self, payload: EventPayload, id: str | None = None) -> Frame:
         self.seq += 1
@@ -64,7 +65,7 @@ class Frames:
             id=id or f"sevt_{self.seq}",
             seq=self.seq,
             session_id="sesn_1",
-            run_id="run_1",
+            run_id=self.run_id,
             created_at=now(),
             processed_at=None,
             payload=payload,
@@ -72,7 +73,8 @@ class Frames:
         return Frame(str(self.seq), payload.type, json.dumps(event.wire()))
 
     def opening(self, id: str, kind: str = "agent.message") -> Frame:
-        return Frame(f"{self.seq}.{id}.0", "event_start", f'{{"type":"event_start","event":{{"type":"{kind}","id":"{id}"}}}}')
+        data = f'{{"type":"event_start","event":{{"type":"{kind}","id":"{id}"}},"run_id":"{self.run_id}"}}'
+        return Frame(f"{self.seq}.{id}.0", "event_start", data)
 
     def delta(self, id: str, words: str, kind: str = "text") -> Frame:
         content = f'{{"type":"{kind}","{kind}":"{words}"}}'
@@ -148,6 +150,19 @@ def test_what_a_sub_agent_writes_is_not_void_when_another_has_done() -> None:
     f = Frames()
     shown = on_terminal(f.delta("sevt_m", "One "), f.event(end()), f.event(AgentMessage(content=text("One two.")), "sevt_m"))
     assert shown == "One two."
+
+
+def test_what_a_sub_agent_writes_is_not_void_when_another_has_failed() -> None:
+    f = Frames()
+    written = [f.opening("sevt_m"), f.delta("sevt_m", "One ")]
+    f.run_id = "run_2"
+    failed = end(error=RunError(code="provider_truncated", message="It broke off.", retryable=True))
+    beside = [f.opening("sevt_n"), f.delta("sevt_n", "Half"), f.event(failed)]
+    f.run_id = "run_1"
+    whole = [f.delta("sevt_m", "two."), f.event(AgentMessage(content=text("One two.")), "sevt_m")]
+    shown = on_terminal(*written, *beside, *whole)
+    void = "✗ void: what this model call wrote above does not count (It broke off.)"
+    assert shown.split("\n") == ["One ", "Half", void, "two."]
 
 
 def test_the_final_event_is_authoritative() -> None:
