@@ -9,7 +9,10 @@ from storage.agents import config_of
 from storage.database import Database
 from storage.journal import read
 
-MAX_EVENTS = 100_000
+MAX_TOKENS = 25_000_000
+"""Of all conversations, estimated: about 100 MB of text."""
+EVENT_TOKENS = 250
+"""What an event takes beside its text."""
 MAX_CONFIGS = 1_000
 PAGE = 500
 
@@ -21,6 +24,8 @@ class _Log:
     transcript: Transcript = field(default_factory=Transcript)
     last_seq: int = 0
     events: int = 0
+    size: int = 0
+    """In tokens, when it was put away."""
 
 
 class Recall:
@@ -30,16 +35,15 @@ class Recall:
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         """By session, and by run for the threads of sub-agents."""
         self._configs: OrderedDict[tuple[str, int], AgentConfig] = OrderedDict()
-        self._events = 0
+        self._size = 0
 
     async def transcript(self, database: Database, session_id: str, subagent: str | None = None) -> Transcript:
         """The session's conversation, or that of a sub-agent's run; only what is new in its log is read, a page at a time.
 
         It goes on when it is asked for again: what is wanted of it is to be taken at once.
         """
-        log = self._logs.pop(subagent or session_id, None) or _Log()
+        log = self._take(subagent or session_id) or _Log()
         primary = None if subagent else frozenset[str]()
-        self._events -= log.events
         while True:
             async with database.read() as connection:
                 page = await read(
@@ -57,12 +61,19 @@ class Recall:
             log.events += len(page)
             if len(page) < PAGE:
                 break
+        self._take(subagent or session_id)  # of another call, which began to read meanwhile
+        log.size = log.events * EVENT_TOKENS + log.transcript.tokens.estimated
         self._logs[subagent or session_id] = log
-        self._events += log.events
-        while self._events > MAX_EVENTS and len(self._logs) > 1:
-            _, oldest = self._logs.popitem(last=False)
-            self._events -= oldest.events
+        self._size += log.size
+        while self._size > MAX_TOKENS and len(self._logs) > 1:
+            self._take(next(iter(self._logs)))
         return log.transcript
+
+    def _take(self, key: str) -> _Log | None:
+        log = self._logs.pop(key, None)
+        if log is not None:
+            self._size -= log.size
+        return log
 
     async def config(self, database: Database, agent_id: str, version: int) -> AgentConfig:
         key = (agent_id, version)
