@@ -24,6 +24,8 @@ FAREWELL_RETRY_MS = (500, 4000)
 """Spread, so that the viewers of a process that ends do not all come to the next one in the same instant."""
 HEARTBEAT_SECONDS = 10
 SEND_TIMEOUT_SECONDS = 30
+SENT_TOGETHER = 65_536
+"""Bytes of frames that are there at the same time; sending costs more than a frame."""
 _CURSOR = re.compile(r"(\d{1,15})((?:\.sevt_[0-9a-z]{26}\.\d{1,9})*)", re.ASCII)
 _INSIDE = re.compile(r"\.(sevt_[0-9a-z]{26})\.(\d{1,9})", re.ASCII)
 _HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
@@ -139,22 +141,30 @@ async def _frames(
     shown = viewer.types
     if shown is not None:
         viewer.types = shown | CLOSING  # the stream's own book-keeping needs them
+    together = b""
     async with aclosing(tails.follow(session_id, viewer, last_seq)) as frames:
         async for frame in frames:
+            if together and (frame is None or len(together) > SENT_TOGETHER):
+                yield together
+                together = b""
+            if frame is None:
+                continue
             if frame.seq is None:
                 if frame.preview is None and not (shown is None or frame.type in shown):
                     continue
                 if not (sdk and frame.type == "event_delta" and frame.preview and frame.preview.type == "agent.thinking"):
                     # The `anthropic` package knows deltas of text only: reasoning is announced to it and then comes whole.
-                    yield _encode(viewer.cursor, frame.type, frame.data)
+                    together += _encode(viewer.cursor, frame.type, frame.data)
                 continue
             if frame.type not in hidden and (shown is None or frame.type in shown):
-                yield _encode(str(frame.seq), frame.type, frame.sdk_data if sdk else frame.data)
+                together += _encode(str(frame.seq), frame.type, frame.sdk_data if sdk else frame.data)
             if end is not None and frame.type in end.types and frame.seq > end.after:
-                yield _done(frame.seq, end.of, frame.type.partition(".")[2])
+                yield together + _done(frame.seq, end.of, frame.type.partition(".")[2])
                 return
     if tails.leaving:
-        yield f": server is going away\nretry: {random.randint(*FAREWELL_RETRY_MS)}\n\n".encode()
+        together += f": server is going away\nretry: {random.randint(*FAREWELL_RETRY_MS)}\n\n".encode()
+    if together:
+        yield together
 
 
 def _done(seq: int, of: Mapping[str, str], status: str) -> bytes:

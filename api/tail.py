@@ -293,11 +293,11 @@ class Tails:
         if tail := self._tails.get(session_id):
             tail.deleted()
 
-    async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncGenerator[Frame, None]:
+    async def follow(self, session_id: str, viewer: Viewer, last_seq: int) -> AsyncGenerator[Frame | None, None]:
         """Frames after the viewer's cursor: the log first, then live; complete, in order, without repeats.
 
-        `last_seq` is the log's end as the caller has just read it. Close it; it ends by itself when the process
-        is about to end, or something is broken.
+        None: the next frame is not there yet; what comes between two of them may be sent together. `last_seq` is the log's end
+        as the caller has just read it. Close it; it ends by itself when the process is about to end, or something is broken.
         """
         if self.leaving:
             return
@@ -321,6 +321,8 @@ class Tails:
                         for piece in viewer.unseen(frame):
                             yield piece
                 while viewer.queue or not viewer.behind:
+                    if not viewer.queue:
+                        yield None
                     frame = await viewer.queue.get()
                     if frame is None:
                         return
@@ -368,8 +370,9 @@ class Tails:
                         tail.tell(ends[session_id])
         self._polling = None
 
-    async def _log(self, session_id: str, viewer: Viewer, until: int) -> AsyncIterator[Frame]:
+    async def _log(self, session_id: str, viewer: Viewer, until: int) -> AsyncIterator[Frame | None]:
         while viewer.after < until and not viewer.ended:
+            yield None
             try:
                 async with self._database.read() as connection:
                     events = await read(

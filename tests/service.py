@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -172,6 +172,17 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         self.http.close()
 
+    def post_at_once(self, path: str, bodies: Sequence[Mapping[str, Any]], **more: Any) -> list[httpx2.Response]:
+        """Each over a connection of its own, and all from one thread: the service, which is in this process, has to run too."""
+
+        async def send() -> list[httpx2.Response]:
+            limits = httpx2.Limits(max_connections=len(bodies))
+            settings: Any = {"base_url": self.service.url, "headers": self.http.headers, "limits": limits, "verify": TLS}
+            async with httpx2.AsyncClient(timeout=60, **settings) as http:
+                return await asyncio.gather(*(http.post(path, json=body, **more) for body in bodies))
+
+        return asyncio.run(send())
+
     def post(
         self, path: str, body: Mapping[str, Any] | None = None, *, expect: int | None = None, **more: Any
     ) -> dict[str, Any]:
@@ -227,16 +238,20 @@ class RunView:
 
     def wait(self, seconds: float = 30) -> dict[str, Any]:
         """The run once it is over; fails when it is not within `seconds`."""
-        row = self._workspace.get(f"/v1/runs/{self.id}/wait", timeout_seconds=seconds)
+        asked = {"timeout_seconds": seconds}
+        answer = self._workspace.http.get(f"/v1/runs/{self.id}/wait", params=asked, timeout=seconds + 30)
+        assert answer.status_code == 200, answer.text
+        row: dict[str, Any] = answer.json()
         assert row["finished_at"] is not None, row
         return row
 
     def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 15) -> dict[str, Any]:
-        """Poll the row until `condition` holds."""
-        deadline = time.monotonic() + seconds
+        """Poll the row until `condition` holds, the less often the longer it takes: others need the processor too."""
+        began = time.monotonic()
         while not condition(row := self.row):
-            assert time.monotonic() < deadline, row
-            time.sleep(0.02)
+            waited = time.monotonic() - began
+            assert waited < seconds, row
+            time.sleep(min(max(0.02, waited / 10), 0.5))
         return row
 
     def command(self, name: str, body: Mapping[str, Any] | None = None, expect: int = 202) -> dict[str, Any]:

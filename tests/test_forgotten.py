@@ -199,7 +199,7 @@ def test_streams_of_other_processes_notice_a_deletion(service: ServiceThread, wo
     async def follow() -> list[str]:
         tails = Tails(service.parts.database, MemoryBus(0.25))
         async with aclosing(tails.follow(session, Viewer(after=0), 0)) as frames, asyncio.timeout(10):
-            return [frame.type async for frame in frames]
+            return [frame.type async for frame in frames if frame]
 
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(service.call, follow())

@@ -16,7 +16,7 @@ from tests.service import Frame, is_delta, parse
 
 pytestmark = pytest.mark.timeout(180)
 POSTGRES = DATABASE == "postgres"
-TELL = {"first_token_ms": 800, "text": "the tale ", "words": 100, "delay_ms": 30}
+TELL = {"first_token_ms": 800, "text": "the tale ", "words": 200, "delay_ms": 40}
 
 
 @pytest.fixture

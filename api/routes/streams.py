@@ -119,7 +119,9 @@ async def wait_for_run(
         try:
             async with asyncio.timeout(timeout_seconds):
                 async with aclosing(service.tails.follow(row.session_id, waiting, last_seq)) as frames:
-                    await anext(frames, None)
+                    async for frame in frames:
+                        if frame is not None:
+                            break
         except TimeoutError:
             pass
         row, _, _ = await _look(service, caller, run_id)

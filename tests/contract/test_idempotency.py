@@ -81,9 +81,7 @@ def test_two_hundred_at_once_start_one_run(workspace: Workspace, record_property
 
     record_property("looked_at", 200)
 
-    with ThreadPoolExecutor(100) as pool:  # as many connections as the client opens
-        asked = [pool.submit(workspace.http.post, "/v1/runs", json=body, headers=headers) for _ in range(200)]
-        answers = [request.result() for request in asked]
+    answers = workspace.post_at_once("/v1/runs", [body] * 200, headers=headers)
 
     made = [answer for answer in answers if answer.status_code == 201]
     refused = [answer.json() for answer in answers if answer.status_code != 201]

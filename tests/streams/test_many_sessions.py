@@ -75,4 +75,4 @@ async def make_sessions(database: Database) -> list[str]:
 
 async def first_frame(tails: Tails, session_id: str) -> str:
     async with aclosing(tails.follow(session_id, Viewer(after=0), 0)) as frames:
-        return (await anext(frames)).content["title"]
+        return await anext(frame.content["title"] async for frame in frames if frame)

@@ -188,6 +188,8 @@ class Client:
             async with aclosing(self.chance.choice(world.tails).follow(world.session_id, viewer, last_seq)) as following:
                 async with asyncio.timeout(3):
                     async for frame in following:
+                        if frame is None:
+                            continue
                         self._take(frame, viewer)
                         frames -= 1
                         if frames == 0 or (world.settled and self.seq == world.last_seq):
