@@ -31,6 +31,10 @@ _DYNAMIC = (
     # Push cancellation: 24 to 64 ms instead of the next heartbeat. It takes both.
     "system.enableCancelActivityWorkerCommand=true",
     "frontend.WorkerCommandsEnabled=true",
+    # The server has one shard, and looks for what is to be handed to workers 20 times a second at most: every second workflow
+    # task would wait 30 to 40 ms, with nothing else to do.
+    "history.transferProcessorMaxPollRPS=2000",
+    "history.timerProcessorMaxPollRPS=2000",
 )
 
 
