@@ -31,6 +31,9 @@ from workflows.client import RunClient
 log = logging.getLogger("perdure")
 
 DRAIN_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and proxies keep an idle connection (httpx 5, most load balancers 60): where we close it first, it may be
+in the moment in which a request comes over it."""
 EMBEDDED_DRAIN_SECONDS = 1
 """Who types Ctrl-C does not want to wait, and a call that is handed back goes on at the next start."""
 
@@ -185,6 +188,7 @@ async def _serve(
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         server_header=False,
     )
     server = _Server(config)

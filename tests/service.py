@@ -18,6 +18,7 @@ from temporalio.client import Client
 
 from api.app import create_app
 from commands.bootstrap import bootstrap
+from commands.serve import KEEP_ALIVE_SECONDS
 from commands.temporal_server import temporal_server
 from domain.keys import SCOPES, new_key
 from settings import Settings
@@ -119,7 +120,12 @@ class ServiceThread:
                 cors_origins=self.settings.cors_origins,
             )
             config = uvicorn.Config(
-                app, port=self.settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=1
+                app,
+                port=self.settings.port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
             server = _Server(config)
             async with working(self.parts, client):
