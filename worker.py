@@ -10,7 +10,6 @@ from datetime import timedelta
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
@@ -58,6 +57,7 @@ from tools.web_search import WebSearch
 from workflows.agent_run import AgentRun
 from workflows.batch import Batch, BulkOperation
 from workflows.client import RunClient
+from workflows.payloads import data_converter
 from workflows.runner import workflow_runner
 from workflows.sweep import Settle, Sweep
 from workflows.titles import SessionTitle
@@ -188,7 +188,7 @@ async def connect(settings: Settings, address: str, *, lazy: bool = False) -> Cl
                 namespace=settings.temporal_namespace,
                 api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
                 tls=settings.temporal_tls,
-                data_converter=pydantic_data_converter,
+                data_converter=data_converter,
             )
         except (RPCError, RuntimeError) as error:
             if not told:
@@ -235,6 +235,8 @@ async def working(
     deployment = _deployment(parts.settings)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:
+        parts.database.announce.append(recall.tell)
+        stack.callback(parts.database.announce.remove, recall.tell)
         if main in queues:
             keeping = asyncio.create_task(runs.keep_sweeper())
             stack.callback(keeping.cancel)

@@ -61,10 +61,12 @@ class Contexts:
         self._windows = Windows(providers)
         self._attachments = attachments
 
-    async def seen(self, session_id: str, run_id: str, run: Standing) -> Seen:
+    async def seen(self, session_id: str, run_id: str, run: Standing, *, up_to: int | None = None) -> Seen:
+        """As the log has it, with all to that seq."""
         config = await self._recall.config(self._database, run.agent_id, run.agent_version)
         tools = await self._toolbox.of(config)
-        transcript = await self._recall.transcript(self._database, session_id, run_id if run.thread_id else None)
+        subagent = run_id if run.thread_id else None
+        transcript = await self._recall.transcript(self._database, session_id, subagent, up_to=up_to)
         messages = transcript.messages()
         specs = "".join(tool.spec.model_dump_json() for tool in tools.values())
         overhead = estimate_tokens((config.system or "") + specs)

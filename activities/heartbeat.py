@@ -28,8 +28,8 @@ async def heartbeating() -> AsyncGenerator[None]:
 
 async def _beat(every_seconds: float) -> None:
     while True:
-        activity.heartbeat()
         await asyncio.sleep(every_seconds)
+        activity.heartbeat()
 
 
 async def unbroken(work: Coroutine[Any, Any, T]) -> T:

@@ -119,10 +119,10 @@ class CallRecords:
             primary = run.thread_id is None
             if steered := await take_up(transaction.connection, call.session_id, call.run_id, primary=primary):
                 applied = [Draft(SessionSteer(event_id=message, status="applied")) for message in steered]
-                await journal.append(call.session_id, call.run_id, applied)
+                started = await journal.append(call.session_id, call.run_id, applied)
         # Not in the same transaction: a long conversation must not hold the writer while it is read. What was appended
         # since does not matter, for it enters the context at a later call's start.
-        self._seen = seen = await self._contexts.seen(call.session_id, call.run_id, run)
+        self._seen = seen = await self._contexts.seen(call.session_id, call.run_id, run, up_to=started[-1].seq)
         self._config, self._tools = seen.config, seen.tools
         for trouble in seen.troubles:
             await self._tell_trouble(trouble)
@@ -143,34 +143,34 @@ class CallRecords:
         self, completion: Completion, texts: Sequence[Draft | None], duration_ms: int, first_token_ms: int | None
     ) -> CompleteResult:
         """Append the whole answer with its usage."""
-        uses = await self._tool_uses(completion)
-        drafts = uses.decided.drafts
-        for block, text in zip(completion.content, texts, strict=True):
-            if text is not None:
-                drafts.append(text)
-            if isinstance(block, ToolUse):
-                uses.take(block)
-        cost = self._cost(completion)
         end = ModelRequestEnd(
             model_request_start_id=self._start_id,
             model_usage=completion.usage,
-            cost=cost_of(cost),
+            cost=cost_of(self._cost(completion)),
             duration_ms=duration_ms,
             time_to_first_token_ms=first_token_ms,
             attempt=self._attempt,
         )
-        drafts += [*uses.decided.denials, Draft(end, private={"stop": completion.stop_reason}), *uses.decided.idle()]
-        return self._result(await self._append(drafts, "answer", uses.decided))
 
-    async def _tool_uses(self, completion: Completion) -> ToolUses:
+        async def write(first: bool) -> list[Event]:
+            async with self._database.write() as transaction:
+                uses = await self._tool_uses(transaction, completion)
+                drafts, decided = uses.decided.drafts, uses.decided
+                for block, text in zip(completion.content, texts, strict=True):
+                    if text is not None:
+                        drafts.append(text)
+                    if isinstance(block, ToolUse):
+                        uses.take(block)
+                drafts += [*decided.denials, Draft(end, private={"stop": completion.stop_reason}), *decided.idle()]
+                return await self._append_in(transaction, drafts, "answer", decided, is_new=first and self._attempt == 1)
+
+        return self._result(await patiently(write))
+
+    async def _tool_uses(self, transaction: Transaction, completion: Completion) -> ToolUses:
         if not any(isinstance(block, ToolUse) for block in completion.content):
             return ToolUses(_NOWHERE, self._config, {})
-
-        async def find(_first: bool) -> Place:
-            async with self._database.read() as connection:
-                return await Runs(connection).place(self._call.run_id)
-
-        return ToolUses(await patiently(find), self._config, self._tools)
+        place = await Runs(transaction.connection).place(self._call.run_id)
+        return ToolUses(place, self._config, self._tools)
 
     async def interrupted(self, partial: Sequence[Draft], usage: Usage, duration_ms: int) -> CompleteResult:
         """Keep what had been written, marked interrupted."""
@@ -257,26 +257,29 @@ class CallRecords:
         await self._append_once([Draft(end)], f"end{self._attempt}")  # whoever shuts down waits for no database
         return True
 
-    async def _append(self, drafts: Sequence[Draft], name: str, decided: Decided | None = None) -> list[Event]:
-        return await patiently(lambda first: self._append_once(drafts, name, decided, is_new=first and self._attempt == 1))
+    async def _append(self, drafts: Sequence[Draft], name: str) -> list[Event]:
+        return await patiently(lambda first: self._append_once(drafts, name, is_new=first and self._attempt == 1))
 
-    async def _append_once(
-        self, drafts: Sequence[Draft], name: str, decided: Decided | None = None, *, is_new: bool = False
+    async def _append_once(self, drafts: Sequence[Draft], name: str, *, is_new: bool = False) -> list[Event]:
+        async with self._database.write() as transaction:
+            return await self._append_in(transaction, drafts, name, is_new=is_new)
+
+    async def _append_in(
+        self, transaction: Transaction, drafts: Sequence[Draft], name: str, decided: Decided | None = None, *, is_new: bool
     ) -> list[Event]:
         call = self._call
-        async with self._database.write() as transaction:
-            journal, key = self._journal(transaction), f"{call.call}/{name}"
-            changes = None if decided is None else decided.run_changes
-            events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new, run_changes=changes)
-            if decided is not None and events[0].id == drafts[0].id:
-                for row in decided.rows:
-                    await add(transaction.connection, row)
-            # Behind the append, for its lock is what puts this attempt and a later one in order.
-            if overdue(self._made_at):
-                start = "span.model_request_start"
-                if await last_of_type(transaction.connection, call.session_id, call.run_id, start) > self._start_seq:
-                    raise superseded()
-            return events
+        journal, key = self._journal(transaction), f"{call.call}/{name}"
+        changes = None if decided is None else decided.run_changes
+        events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new, run_changes=changes)
+        if decided is not None and events[0].id == drafts[0].id:
+            for row in decided.rows:
+                await add(transaction.connection, row)
+        # Behind the append, for its lock is what puts this attempt and a later one in order.
+        if overdue(self._made_at):
+            start = "span.model_request_start"
+            if await last_of_type(transaction.connection, call.session_id, call.run_id, start) > self._start_seq:
+                raise superseded()
+        return events
 
     def _request(self, config: AgentConfig, messages: tuple[Message, ...]) -> CompletionRequest:
         return CompletionRequest(

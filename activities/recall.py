@@ -1,9 +1,11 @@
 """What a worker has read once and need not read again, because it never changes: conversations and agent versions."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from domain.agents import AgentConfig
+from domain.events import Event
 from domain.transcript import READ_TYPES, Transcript
 from storage.agents import config_of
 from storage.database import Database
@@ -15,6 +17,7 @@ EVENT_TOKENS = 250
 """What an event takes beside its text."""
 MAX_CONFIGS = 1_000
 PAGE = 500
+_READ = frozenset(READ_TYPES)
 
 
 @dataclass
@@ -22,7 +25,8 @@ class _Log:
     """What was read of a session's log, folded."""
 
     transcript: Transcript = field(default_factory=Transcript)
-    last_seq: int = 0
+    known_to: int = 0
+    """The seq to which the log was read, with nothing missing."""
     events: int = 0
     size: int = 0
     """In tokens, when it was put away."""
@@ -37,30 +41,29 @@ class Recall:
         self._configs: OrderedDict[tuple[str, int], AgentConfig] = OrderedDict()
         self._size = 0
 
-    async def transcript(self, database: Database, session_id: str, subagent: str | None = None) -> Transcript:
+    def tell(self, session_id: str, events: Sequence[Event]) -> None:
+        """What this process has just appended to a session's log need not be read again, if all before it is known."""
+        log = self._logs.get(session_id)
+        if log is None or log.known_to < events[0].seq - 1:
+            return
+        for event in events:
+            if event.seq > log.known_to and event.type in _READ and event.thread_id is None:
+                log.transcript.take(event)
+                log.events += 1
+        log.known_to = max(log.known_to, events[-1].seq)
+
+    async def transcript(
+        self, database: Database, session_id: str, subagent: str | None = None, *, up_to: int | None = None
+    ) -> Transcript:
         """The session's conversation, or that of a sub-agent's run; only what is new in its log is read, a page at a time.
 
-        It goes on when it is asked for again: what is wanted of it is to be taken at once.
+        `up_to`: a seq that is in the log already; what comes after that is not needed. The transcript goes on when it is asked
+        for again, and when more is appended: what is wanted of it is to be taken at once.
         """
         log = self._take(subagent or session_id) or _Log()
-        primary = None if subagent else frozenset[str]()
-        while True:
-            async with database.read() as connection:
-                page = await read(
-                    connection,
-                    session_id,
-                    after=log.last_seq,
-                    types=READ_TYPES,
-                    run_id=subagent,
-                    primary=primary,
-                    limit=PAGE,
-                )
-            for event in page:
-                log.transcript.take(event)
-                log.last_seq = event.seq
-            log.events += len(page)
-            if len(page) < PAGE:
-                break
+        if up_to is None or log.known_to < up_to:
+            await self._read(log, database, session_id, subagent)
+            log.known_to = max(log.known_to, up_to or 0)
         self._take(subagent or session_id)  # of another call, which began to read meanwhile
         log.size = log.events * EVENT_TOKENS + log.transcript.tokens.estimated
         self._logs[subagent or session_id] = log
@@ -68,6 +71,26 @@ class Recall:
         while self._size > MAX_TOKENS and len(self._logs) > 1:
             self._take(next(iter(self._logs)))
         return log.transcript
+
+    async def _read(self, log: _Log, database: Database, session_id: str, subagent: str | None) -> None:
+        primary = None if subagent else frozenset[str]()
+        while True:
+            async with database.read() as connection:
+                page = await read(
+                    connection,
+                    session_id,
+                    after=log.known_to,
+                    types=READ_TYPES,
+                    run_id=subagent,
+                    primary=primary,
+                    limit=PAGE,
+                )
+            for event in page:
+                log.transcript.take(event)
+                log.known_to = event.seq
+            log.events += len(page)
+            if len(page) < PAGE:
+                return
 
     def _take(self, key: str) -> _Log | None:
         log = self._logs.pop(key, None)

@@ -24,10 +24,11 @@ from domain.tools import Effect, ToolContext
 from storage.approvals import Approvals
 from storage.database import Database
 from storage.decisions import Decisions
-from storage.journal import Draft, Journal, read_one, written
+from storage.journal import Draft, Journal, written
 from storage.runs import Runs
-from storage.sessions import pending_resources, resources_mounted
+from storage.sessions import resources_mounted
 from storage.tables import ApprovalRow
+from storage.tool_calls import tool_call
 from tools.store import FileStore
 from tools.toolbox import Toolbox, ToolOutcome, call_tool, no_such_tool
 
@@ -68,9 +69,7 @@ class ToolActivities:
         async with self._database.read() as connection:
             if activity.info().attempt > 1 and await written(connection, call.session_id, f"{prefix}/result"):
                 return
-            use = await read_one(connection, call.session_id, call.tool_use_id)
-            run = await Runs(connection).standing(call.run_id)
-            resources = await pending_resources(connection, call.session_id)
+            use, agent_id, agent_version, resources = await tool_call(connection, call.session_id, call.tool_use_id)
         assert isinstance(use.payload, AgentToolUse | AgentMcpToolUse)
         asked = use.payload.input
         note = ""
@@ -81,7 +80,7 @@ class ToolActivities:
                 return
             if approval.edited_input is not None:
                 asked, note = approval.edited_input, EDITED.format(json.dumps(approval.edited_input, ensure_ascii=False))
-        config = await self._recall.config(self._database, run.agent_id, run.agent_version)
+        config = await self._recall.config(self._database, agent_id, agent_version)
         tools = await self._toolbox.of(config)
         name = use.payload.name
         if isinstance(use.payload, AgentMcpToolUse):

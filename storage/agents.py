@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from pydantic import JsonValue
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select, update
 from sqlmodel import col
 
 from domain.agents import AgentConfig, AgentVersion
@@ -198,12 +198,14 @@ class Agents:
         await add(self._connection, AgentVersionRow(agent_id=agent_id, version=version, config=dumped, created_at=moment))
 
 
+_CONFIG = select(col(AgentVersionRow.config)).where(
+    col(AgentVersionRow.agent_id) == bindparam("agent_id"), col(AgentVersionRow.version) == bindparam("version")
+)
+
+
 async def config_of(connection: Connection, agent_id: str, version: int) -> AgentConfig:
     """What that version says. Raises NotFound."""
-    statement = select(col(AgentVersionRow.config)).where(
-        col(AgentVersionRow.agent_id) == agent_id, col(AgentVersionRow.version) == version
-    )
-    found = (await connection.execute(statement)).scalar_one_or_none()
+    found = (await connection.execute(_CONFIG, {"agent_id": agent_id, "version": version})).scalar_one_or_none()
     if found is None:
         raise NotFound(f"Agent {agent_id} has no version {version}.")
     return AgentConfig.model_validate(found)

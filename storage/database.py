@@ -37,8 +37,8 @@ class Transaction:
 class Database:
     """SQLite or Postgres behind one interface."""
 
-    def __init__(self, url: str, announce: Announce) -> None:
-        self._announce = announce
+    def __init__(self, url: str, *announce: Announce) -> None:
+        self.announce = [*announce]
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self._store = Sqlite(url) if self.is_sqlite else Postgres(url)
 
@@ -53,7 +53,8 @@ class Database:
                 transaction = Transaction(connection)
                 yield transaction
         for session_id, events in transaction.appended.items():
-            self._announce(session_id, events)
+            for announce in self.announce:
+                announce(session_id, events)
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[Connection]:

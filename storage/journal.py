@@ -275,6 +275,11 @@ def _reading(given: tuple[str, ...], descending: bool) -> Executable:
 _READ_ONE = select(*COLUMNS).where(
     col(EventRow.id) == bindparam("event_id"), col(EventRow.session_id) == bindparam("session_id")
 )
+_LAST_OF_TYPE = select(func.max(col(EventRow.seq))).where(
+    col(EventRow.session_id) == bindparam("session_id"),
+    col(EventRow.run_id) == bindparam("run_id"),
+    col(EventRow.type) == bindparam("type"),
+)
 _READ_MANY = select(*COLUMNS).where(col(EventRow.id).in_(bindparam("event_ids", expanding=True)))
 _WRITTEN = (
     select(*COLUMNS)
@@ -324,7 +329,5 @@ async def reword(connection: Connection, session_id: str, event_id: str, content
 
 async def last_of_type(connection: Connection, session_id: str, run_id: str, type: str) -> int:
     """The seq of the run's newest event of that type; 0 if there is none."""
-    statement = select(func.max(col(EventRow.seq))).where(
-        col(EventRow.session_id) == session_id, col(EventRow.run_id) == run_id, col(EventRow.type) == type
-    )
-    return (await connection.execute(statement)).scalar_one() or 0
+    wanted = {"session_id": session_id, "run_id": run_id, "type": type}
+    return (await connection.execute(_LAST_OF_TYPE, wanted)).scalar_one() or 0

@@ -10,10 +10,12 @@ from domain.errors import NotFound, Unauthenticated
 from domain.ids import new_id
 from domain.keys import PREFIX_CHARS, Principal, key_sha256
 from storage.database import Connection
-from storage.rows import Page, add, fetch_one, page
+from storage.rows import Page, add, fetch_one, fetch_only, page
 from storage.tables import ApiKeyRow, UtcDateTime, WorkspaceRow
 
 DEFAULT_WORKSPACE = "wrkspc_default"
+
+_BY_PREFIX = select(ApiKeyRow).where(col(ApiKeyRow.prefix) == bindparam("prefix"))
 
 _DEFAULT_WORKSPACE = text(
     "INSERT INTO workspaces (id, name, created_at) VALUES (:id, :name, :created_at) ON CONFLICT DO NOTHING"
@@ -50,8 +52,7 @@ class Keys:
 
     async def authenticate(self, key: str) -> Principal:
         """Raises Unauthenticated for a key that is unknown, wrong or revoked."""
-        statement = select(ApiKeyRow).where(col(ApiKeyRow.prefix) == key[:PREFIX_CHARS])
-        row = await fetch_one(self._connection, ApiKeyRow, statement)
+        row = await fetch_only(self._connection, ApiKeyRow, _BY_PREFIX, {"prefix": key[:PREFIX_CHARS]})
         if row is None or row.revoked_at is not None or not hmac.compare_digest(row.sha256, key_sha256(key)):
             raise Unauthenticated("The API key is unknown or revoked. `perdure keys create` makes a new one.")
         return Principal(workspace_id=row.workspace_id, key_id=row.id, scopes=frozenset(row.scopes))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy import Row, bindparam, exists, func, literal_column, or_, select, update
 from sqlmodel import col
 
 from domain.events import UserMessage, payloads
 from domain.payload import UserContent
 from storage.database import Connection
 from storage.pending import READER
-from storage.rows import fetch, fetch_one
+from storage.rows import fetch, fetch_one, fetch_only
 from storage.tables import EventRow, RunRow, SessionRow
 
 # Positions are seqs of the log, which only grow. What goes ahead of the queue has a seq far below all others: messages that
@@ -43,19 +43,12 @@ class Queues:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def waiting(self, session_id: str, limit: int | None = None) -> list[RunRow]:
+    async def waiting(self, session_id: str) -> list[RunRow]:
         """Turns that wait for the active one, in the order in which they will run."""
-        statement = (
-            select(RunRow)
-            .where(col(RunRow.session_id) == session_id, _waits(session_id))
-            .order_by(col(RunRow.queue_position), col(RunRow.created_at), col(RunRow.id))
-            .limit(limit)
-        )
-        return await fetch(self._connection, RunRow, statement)
+        return await fetch(self._connection, RunRow, _WAITING, {"in_session": session_id})
 
     async def head(self, session_id: str) -> RunRow | None:
-        found = await self.waiting(session_id, 1)
-        return found[0] if found else None
+        return await fetch_only(self._connection, RunRow, _HEAD, {"in_session": session_id})
 
     async def shown(self, session_id: str) -> list[Waiting]:
         """The same by what they will read."""
@@ -92,8 +85,7 @@ class Queues:
         return await fetch_one(self._connection, RunRow, statement)
 
     async def length(self, session_id: str) -> int:
-        statement = select(func.count().label("waiting")).where(col(RunRow.session_id) == session_id, _waits(session_id))
-        return (await self._connection.execute(statement)).scalar_one()
+        return (await self._connection.execute(_LENGTH, {"in_session": session_id})).scalar_one()
 
     async def lengths(self, session_ids: Sequence[str]) -> Mapping[str, int]:
         """Of each session, how many turns wait for the active one; sessions without any are left out."""
@@ -173,7 +165,12 @@ class Queues:
 # Not a parameter: the index of queued runs serves no other wording.
 _QUEUED = col(RunRow.status) == literal_column("'queued'")
 
-
-def _waits(session_id: str) -> ColumnElement[bool]:
-    active = exists().where(col(SessionRow.id) == session_id, col(SessionRow.active_run_id) == col(RunRow.id))
-    return and_(_QUEUED, col(RunRow.thread_id).is_(None), ~active)
+_WAITS = (
+    col(RunRow.session_id) == bindparam("in_session"),
+    _QUEUED,
+    col(RunRow.thread_id).is_(None),
+    ~exists().where(col(SessionRow.id) == bindparam("in_session"), col(SessionRow.active_run_id) == col(RunRow.id)),
+)
+_WAITING = select(RunRow).where(*_WAITS).order_by(col(RunRow.queue_position), col(RunRow.created_at), col(RunRow.id))
+_HEAD = _WAITING.limit(1)
+_LENGTH = select(func.count().label("waiting")).where(*_WAITS)

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -21,9 +21,11 @@ from storage.tables import AgentRow, SessionRow
 R = TypeVar("R", bound=SQLModel)
 
 
-async def fetch(connection: Connection, row: type[R], statement: Select[Any]) -> list[R]:
+async def fetch(
+    connection: Connection, row: type[R], statement: Select[Any], parameters: Mapping[str, Any] | None = None
+) -> list[R]:
     """All rows of a `select(Row)`."""
-    return [_loaded(row, found) for found in (await connection.execute(statement)).mappings()]
+    return [_loaded(row, found) for found in (await connection.execute(statement, parameters)).mappings()]
 
 
 def _loaded(row: type[R], columns: RowMapping) -> R:
@@ -34,7 +36,12 @@ def _loaded(row: type[R], columns: RowMapping) -> R:
 
 
 async def fetch_one(connection: Connection, row: type[R], statement: Select[Any]) -> R | None:
-    found = await fetch(connection, row, statement.limit(1))
+    return await fetch_only(connection, row, statement.limit(1), {})
+
+
+async def fetch_only(connection: Connection, row: type[R], statement: Select[Any], parameters: Mapping[str, Any]) -> R | None:
+    """The one row that a statement can find. To build one takes far longer than to run it: this one was built before."""
+    found = await fetch(connection, row, statement, parameters)
     return found[0] if found else None
 
 

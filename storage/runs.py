@@ -15,7 +15,7 @@ from domain.multiagent import run_of_thread
 from domain.runs import FINISHED, RunStatus
 from storage.batch_tables import BatchRow
 from storage.database import Connection
-from storage.rows import Page, fetch, fetch_one, owned, page
+from storage.rows import Page, fetch, fetch_one, fetch_only, owned, page
 from storage.tables import ASKED, AgentRow, RunRow, SessionRow
 
 
@@ -112,13 +112,9 @@ class Runs:
         """The run's row. Raises NotFound, also when it is another workspace's. `workspace_id` None is for the worker only."""
         if lock:
             # Always the session's row first, as the journal does: two orders would be a deadlock.
-            mine = select(col(RunRow.session_id)).where(col(RunRow.id) == run_id).scalar_subquery()
-            await self._connection.execute(select(col(SessionRow.id)).where(col(SessionRow.id) == mine).with_for_update())
-        statement = select(RunRow).where(col(RunRow.id) == run_id)
-        if workspace_id is not None:
-            statement = statement.where(col(RunRow.workspace_id) == workspace_id)
-        found = await fetch_one(self._connection, RunRow, statement.with_for_update() if lock else statement)
-        if found is None:
+            await self._connection.execute(_LOCK_ITS_SESSION, {"run_id": run_id})
+        found = await fetch_only(self._connection, RunRow, _LOCK if lock else _GET, {"run_id": run_id})
+        if found is None or workspace_id not in (None, found.workspace_id):
             raise NotFound(f"No run {run_id}.")
         return found
 
@@ -299,6 +295,13 @@ def _its_session(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists().where(col(SessionRow.id) == col(RunRow.session_id), condition)
 
 
+_GET = select(RunRow).where(col(RunRow.id) == bindparam("run_id"))
+_LOCK = _GET.with_for_update()
+_LOCK_ITS_SESSION = (
+    select(col(SessionRow.id))
+    .where(col(SessionRow.id) == select(col(RunRow.session_id)).where(col(RunRow.id) == bindparam("run_id")).scalar_subquery())
+    .with_for_update()
+)
 _FINISHED = [status.value for status in FINISHED]
 _ROOT = aliased(RunRow)
 _PLACE = (

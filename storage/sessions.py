@@ -17,7 +17,7 @@ from domain.sessions import QUEUE_DEPTH, Keep, OnBusy, SessionStatus
 from storage.database import Connection
 from storage.forgotten import forget_workflows
 from storage.labels import Label, have, label, listed_under
-from storage.rows import Page, add, fetch, fetch_one, owned, page
+from storage.rows import Page, add, fetch, fetch_only, owned, page
 from storage.runs import unfinished
 from storage.search_index import FEW_MESSAGES, FEW_SESSIONS, Hit, index_title, ranked
 from storage.search_tables import SearchTextRow, SessionLabelRow
@@ -118,12 +118,8 @@ class Sessions:
 
     async def get(self, session_id: str, *, lock: bool = False) -> SessionRow:
         """Raises NotFound, also for another workspace's id."""
-        statement = select(SessionRow).where(
-            col(SessionRow.id) == session_id,
-            col(SessionRow.workspace_id) == self._workspace_id,
-            col(SessionRow.hidden).is_(False),
-        )
-        found = await fetch_one(self._connection, SessionRow, statement.with_for_update() if lock else statement)
+        mine = {"session_id": session_id, "workspace_id": self._workspace_id}
+        found = await fetch_only(self._connection, SessionRow, _LOCK if lock else _GET, mine)
         if found is None:
             raise NotFound(f"No session {session_id}.")
         return found
@@ -253,15 +249,12 @@ async def is_archived(connection: Connection, session_id: str) -> bool:
     return (await connection.execute(statement)).scalar_one_or_none() is not None
 
 
-_PENDING_RESOURCES = select(col(SessionRow.resources)).where(
-    col(SessionRow.id) == bindparam("session_id"), col(SessionRow.resources_pending)
+_GET = select(SessionRow).where(
+    col(SessionRow.id) == bindparam("session_id"),
+    col(SessionRow.workspace_id) == bindparam("workspace_id"),
+    col(SessionRow.hidden).is_(False),
 )
-
-
-async def pending_resources(connection: Connection, session_id: str) -> list[MountedFile]:
-    """The session's files, where some of them are not in its directory yet."""
-    found = (await connection.execute(_PENDING_RESOURCES, {"session_id": session_id})).scalar_one_or_none()
-    return [MountedFile.model_validate(resource) for resource in found or ()]
+_LOCK = _GET.with_for_update()
 
 
 async def resources_mounted(connection: Connection, session_id: str, count: int) -> None:

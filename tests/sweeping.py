@@ -7,7 +7,6 @@ from typing import TypeVar
 from sqlalchemy import update
 from sqlmodel import col
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import ActivityEnvironment
 
 from activities.batches import BatchActivities
@@ -29,6 +28,7 @@ from storage.tables import RunRow
 from tests.service import RunView, ServiceThread, Workspace
 from worker import Parts
 from workflows.client import RunClient
+from workflows.payloads import data_converter
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ def sweep(service: ServiceThread, since: datetime | None = None) -> SweepResult:
     """One sweep now, beside those of the schedule; with `since` not the thorough one that a process begins with."""
 
     async def once() -> SweepResult:
-        client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
+        client = await Client.connect(service.temporal_address, data_converter=data_converter)
         commands = RunClient(client, service.settings.task_queue)
         sweeper = sweeper_of(service.parts, client, commands, service.parts.routes)
         if since is not None:

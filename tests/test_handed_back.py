@@ -6,7 +6,6 @@ from uuid import uuid4
 import pytest
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
 from domain.agents import Limits
@@ -14,6 +13,7 @@ from domain.commands import SLOT_SECONDS, CompleteInput, CompleteResult, FinishI
 from tests.service import ServiceThread
 from workflows.agent_run import AgentRun
 from workflows.options import MODEL_HANDED_BACK, model_call
+from workflows.payloads import data_converter
 from workflows.runner import workflow_runner
 
 pytestmark = pytest.mark.single_database
@@ -40,7 +40,7 @@ class Restless:
 
 async def test_a_call_is_not_handed_back_for_ever(service: ServiceThread) -> None:
     restless, queue = Restless(), f"test-{uuid4().hex}"
-    client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
+    client = await Client.connect(service.temporal_address, data_converter=data_converter)
     start = RunStart(
         run_id=queue, session_id="s", workspace_id="w", agent="a", model="demo:script", limits=Limits(on_limit="end")
     )

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import ActivityEnvironment
 
 from domain.clock import now
@@ -27,6 +26,7 @@ from tests.service import RunView, ServiceThread, Workspace
 from tests.sweeping import sweeper_of
 from worker import routes
 from workflows.client import RunClient
+from workflows.payloads import data_converter
 
 CONFIG = """
 [providers.single]
@@ -202,7 +202,7 @@ def test_a_title_whose_start_was_lost_is_started_by_the_sweeper(service: Service
     change(service, talk.id, titling="due", updated_at=now() - timedelta(minutes=1))
 
     async def sweep() -> None:
-        client = await Client.connect(service.temporal_address, data_converter=pydantic_data_converter)
+        client = await Client.connect(service.temporal_address, data_converter=data_converter)
         commands = RunClient(client, service.settings.task_queue)
         sweeper = sweeper_of(service.parts, client, commands, {"demo": Route(titles=lambda model: model)})
         await ActivityEnvironment().run(sweeper.run, SweepInput(since=now()))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import cast
 
 from temporalio.client import WorkflowHistory
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from workflows.agent_run import AgentRun
+from workflows.payloads import data_converter
 from workflows.runner import workflow_runner
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ SOURCES = (
 
 
 def replayer() -> Replayer:
-    return Replayer(workflows=[AgentRun], data_converter=pydantic_data_converter, workflow_runner=workflow_runner())
+    return Replayer(workflows=[AgentRun], data_converter=data_converter, workflow_runner=workflow_runner())
 
 
 async def replay(path: Path) -> None:
