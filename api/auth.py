@@ -1,6 +1,6 @@
 """Who is calling, and what they may do."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -45,8 +45,9 @@ async def authenticate(request: Request, connection: Connection, *, in_address: 
     return caller
 
 
-def needs(scope: Scope) -> Callable[..., Principal]:
-    def check(
+def needs(scope: Scope) -> Callable[..., Awaitable[Principal]]:
+    # A coroutine, as every dependency here: others are run in a thread, and to go there and back takes longer than they do.
+    async def check(
         request: Request, _bearer: Annotated[object, Security(_bearer)], _header: Annotated[object, Security(_header)]
     ) -> Principal:
         caller: Principal = request.state.caller

@@ -43,7 +43,7 @@ class Created:
 _TICK = timedelta(microseconds=1)  # what stored times are rounded to
 
 
-def _created(
+async def _created(
     gt: Annotated[Moment | None, Query(alias="created_at[gt]")] = None,
     gte: Annotated[Moment | None, Query(alias="created_at[gte]")] = None,
     lt: Annotated[Moment | None, Query(alias="created_at[lt]")] = None,

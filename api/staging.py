@@ -59,7 +59,7 @@ class Staged:
     """The files that were given to the session and were in its directory before that was copied."""
 
 
-def _staged(request: Request) -> Staged | None:
+async def _staged(request: Request) -> Staged | None:
     return getattr(request.state, "staged", None)
 
 

@@ -34,7 +34,7 @@ class Service:
     version: str
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     caller: Principal | None = getattr(request.state, "caller", None)
     if caller is not None and caller.session_id is not None:

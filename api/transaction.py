@@ -55,7 +55,7 @@ class Unit:
         return Journal(self.connection, self.transaction.appended)
 
 
-def _unit(request: Request) -> Unit:
+async def _unit(request: Request) -> Unit:
     return request.state.unit
 
 

@@ -52,7 +52,7 @@ class Uploaded:
     kept: Kept
 
 
-def _uploaded(request: Request) -> Uploaded:
+async def _uploaded(request: Request) -> Uploaded:
     return request.state.uploaded
 
 

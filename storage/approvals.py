@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
 from domain.approvals import ApprovalStatus
@@ -82,9 +82,12 @@ class Approvals:
 
     async def cancel_pending(self, run_id: str) -> list[Draft]:
         """Nobody needs to decide any more; the events that say so."""
-        pending = (col(ApprovalRow.run_id) == run_id, col(ApprovalRow.status) == ApprovalStatus.PENDING.value)
-        rows = await fetch(self._connection, ApprovalRow, select(ApprovalRow).where(*pending))
+        rows = await fetch(self._connection, ApprovalRow, _PENDING_OF, {"of_run": run_id})
         if rows:
-            closing = update(ApprovalRow).where(*pending).values(status=ApprovalStatus.CANCELLED.value, decided_at=now())
-            await self._connection.execute(closing)
+            closing = update(ApprovalRow).where(*_PENDING).values(status=ApprovalStatus.CANCELLED.value, decided_at=now())
+            await self._connection.execute(closing, {"of_run": run_id})
         return [Draft(ApprovalCancelled(approval_id=row.id, tool_use_id=row.tool_use_id)) for row in rows]
+
+
+_PENDING = (col(ApprovalRow.run_id) == bindparam("of_run"), col(ApprovalRow.status) == ApprovalStatus.PENDING.value)
+_PENDING_OF = select(ApprovalRow).where(*_PENDING)

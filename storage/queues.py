@@ -103,7 +103,7 @@ class Queues:
         return {row.session_id: row.waiting for row in await self._connection.execute(statement)}
 
     async def place(self, run_id: str, position: int) -> None:
-        await self._connection.execute(update(RunRow).where(col(RunRow.id) == run_id).values(queue_position=position))
+        await self._connection.execute(_PLACE, {"run_id": run_id, "position": position})
 
     async def move(self, row: RunRow, place: int) -> int:
         """Move a turn that waits to that place, counted from 1, or to the end; the place that it has then.
@@ -121,40 +121,23 @@ class Queues:
 
     async def activate(self, session_id: str, run_id: str) -> bool:
         """Make the run active, unless its session has an active one or is paused. Compare-and-set: of two at once, one wins."""
-        statement = (
-            update(SessionRow)
-            .where(col(SessionRow.id) == session_id, col(SessionRow.active_run_id).is_(None), col(SessionRow.paused).is_(False))
-            .values(active_run_id=run_id)
-        )
-        return (await self._connection.execute(statement)).rowcount == 1
+        return (await self._connection.execute(_ACTIVATE, {"in_session": session_id, "run_id": run_id})).rowcount == 1
 
     async def advance(self, session_id: str, finished_run_id: str) -> RunRow | None:
         """Hand the session over from a finished run to the next queued one, and return that.
 
         None if nothing waits, the session is paused, or it has been handed over before.
         """
-        paused = select(col(SessionRow.paused)).where(col(SessionRow.id) == session_id)
-        stays = bool((await self._connection.execute(paused)).scalar_one_or_none())
+        stays = bool((await self._connection.execute(_PAUSED, {"in_session": session_id})).scalar_one_or_none())
         following = None if stays else await self.head(session_id)
-        statement = (
-            update(SessionRow)
-            .where(
-                col(SessionRow.id) == session_id,
-                or_(col(SessionRow.active_run_id) == finished_run_id, col(SessionRow.active_run_id).is_(None)),
-            )
-            .values(active_run_id=None if following is None else following.id)
-        )
-        moved = (await self._connection.execute(statement)).rowcount == 1
+        handed = {"in_session": session_id, "from_run": finished_run_id, "to_run": following and following.id}
+        moved = (await self._connection.execute(_HAND_OVER, handed)).rowcount == 1
         return following if moved else None
 
     async def active_after(self, session_id: str, finished_run_id: str) -> RunRow | None:
         """The queued run that a session was already handed to: what `advance` returned before a crash."""
-        statement = (
-            select(RunRow)
-            .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
-            .where(col(SessionRow.id) == session_id, col(RunRow.id) != finished_run_id, _QUEUED)
-        )
-        return await fetch_one(self._connection, RunRow, statement)
+        wanted = {"in_session": session_id, "from_run": finished_run_id}
+        return await fetch_only(self._connection, RunRow, _ACTIVE_AFTER, wanted)
 
     async def take_over(self, session_id: str, over_run_id: str) -> RunRow | None:
         """`advance` for a session whose active run is over, or is not there at all."""
@@ -173,4 +156,22 @@ _WAITS = (
 )
 _WAITING = select(RunRow).where(*_WAITS).order_by(col(RunRow.queue_position), col(RunRow.created_at), col(RunRow.id))
 _HEAD = _WAITING.limit(1)
+_PLACE = update(RunRow).where(col(RunRow.id) == bindparam("run_id")).values(queue_position=bindparam("position"))
+_HERE = col(SessionRow.id) == bindparam("in_session")
+_PAUSED = select(col(SessionRow.paused)).where(_HERE)
+_ACTIVATE = (
+    update(SessionRow)
+    .where(_HERE, col(SessionRow.active_run_id).is_(None), col(SessionRow.paused).is_(False))
+    .values(active_run_id=bindparam("run_id"))
+)
+_HAND_OVER = (
+    update(SessionRow)
+    .where(_HERE, or_(col(SessionRow.active_run_id) == bindparam("from_run"), col(SessionRow.active_run_id).is_(None)))
+    .values(active_run_id=bindparam("to_run"))
+)
+_ACTIVE_AFTER = (
+    select(RunRow)
+    .join(SessionRow, col(SessionRow.active_run_id) == col(RunRow.id))
+    .where(_HERE, col(RunRow.id) != bindparam("from_run"), _QUEUED)
+)
 _LENGTH = select(func.count().label("waiting")).where(*_WAITS)

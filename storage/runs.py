@@ -178,10 +178,7 @@ class Runs:
 
     async def add_active_time(self, session_id: str, time: timedelta) -> None:
         """Add a finished run's time to what its session has worked."""
-        seconds = SessionRow.active_seconds + time.total_seconds()
-        await self._connection.execute(
-            update(SessionRow).where(col(SessionRow.id) == session_id).values(active_seconds=seconds)
-        )
+        await self._connection.execute(_ADD_TIME, {"in_session": session_id, "more": time.total_seconds()})
 
     async def unstarted(self, before: datetime, after: RunRow | None, limit: int) -> list[RunRow]:
         """A page of the active runs that were queued before that time and whose workflow nobody has made sure of."""
@@ -301,6 +298,11 @@ _LOCK_ITS_SESSION = (
     select(col(SessionRow.id))
     .where(col(SessionRow.id) == select(col(RunRow.session_id)).where(col(RunRow.id) == bindparam("run_id")).scalar_subquery())
     .with_for_update()
+)
+_ADD_TIME = (
+    update(SessionRow)
+    .where(col(SessionRow.id) == bindparam("in_session"))
+    .values(active_seconds=col(SessionRow.active_seconds) + bindparam("more"))
 )
 _FINISHED = [status.value for status in FINISHED]
 _ROOT = aliased(RunRow)

@@ -2,13 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, or_, select, update
 from sqlmodel import col
 
 from domain.clock import now
 from domain.runs import RunStatus
 from storage.database import Connection
-from storage.rows import fetch, fetch_one
+from storage.rows import fetch, fetch_one, fetch_only
 from storage.search_index import index_title
 from storage.tables import RunRow, SessionRow
 
@@ -64,17 +64,7 @@ class Titles:
 
 async def turn_to_name(connection: Connection, run_id: str) -> RunRow | None:
     """The run, if it is a turn in a session without a name, for which no model was asked yet or perhaps in vain."""
-    statement = (
-        select(RunRow)
-        .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
-        .where(
-            col(RunRow.id) == run_id,
-            col(RunRow.kind) == "turn",
-            _UNNAMED,
-            or_(col(SessionRow.titling).is_(None), _DUE),
-        )
-    )
-    return await fetch_one(connection, RunRow, statement)
+    return await fetch_only(connection, RunRow, _TO_NAME, {"run_id": run_id})
 
 
 async def first_turn(connection: Connection, session_id: str) -> RunRow | None:
@@ -89,3 +79,15 @@ async def due_titles(connection: Connection, before: datetime, limit: int) -> li
     """Sessions whose title a model is to write, and that nobody has touched since before that time. For the worker only."""
     statement = select(SessionRow).where(_DUE, col(SessionRow.updated_at) < before)
     return await fetch(connection, SessionRow, statement.limit(limit))
+
+
+_TO_NAME = (
+    select(RunRow)
+    .join(SessionRow, col(SessionRow.id) == col(RunRow.session_id))
+    .where(
+        col(RunRow.id) == bindparam("run_id"),
+        col(RunRow.kind) == "turn",
+        _UNNAMED,
+        or_(col(SessionRow.titling).is_(None), _DUE),
+    )
+)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, literal, select, union_all, update
+from sqlalchemy import ColumnElement, bindparam, literal, select, union_all, update
 from sqlmodel import col
 
 from domain.clock import now
@@ -76,7 +76,7 @@ class Waits:
 
     async def close_all(self, run_id: str) -> None:
         """The run is over."""
-        await self._connection.execute(update(WaitRow).where(col(WaitRow.run_id) == run_id, _open()).values(closed_at=now()))
+        await self._connection.execute(_CLOSE_ALL, {"of_run": run_id, "moment": now()})
 
     async def answered(self, run_id: str) -> list[WaitRow]:
         """Those of the newest step that have an answer, which its workflow may not have heard of."""
@@ -100,3 +100,6 @@ class Waits:
 
 def _open() -> ColumnElement[bool]:
     return col(WaitRow.closed_at).is_(None)
+
+
+_CLOSE_ALL = update(WaitRow).where(col(WaitRow.run_id) == bindparam("of_run"), _open()).values(closed_at=bindparam("moment"))

@@ -84,7 +84,7 @@ class ImportRoute(TransactionalRoute):
         return json.dumps([digest.hexdigest(), request.scope["query_string"].decode("latin-1")]).encode()
 
 
-def _received(request: Request) -> Received:
+async def _received(request: Request) -> Received:
     return request.state.received
 
 
