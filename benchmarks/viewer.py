@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,19 +27,25 @@ class Viewer:
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
+        self._pending = b""
+        self._arrived: deque[Seen] = deque()
+        """Several come at once: who leaves off in the middle of them finds the others when they read on."""
 
     async def frames(self) -> AsyncIterator[Seen]:
         """Every event as it arrives, until the stream ends."""
-        pending = b""
-        while size := int(await self._reader.readline(), 16):
-            pending += await self._reader.readexactly(size)
+        while True:
+            while self._arrived:
+                yield self._arrived.popleft()
+            if not (size := int(await self._reader.readline(), 16)):
+                return
+            self._pending += await self._reader.readexactly(size)
             at = time.monotonic_ns()
             await self._reader.readexactly(2)  # the end of the chunk
-            *whole, pending = pending.split(b"\n\n")
+            *whole, self._pending = self._pending.split(b"\n\n")
             for frame in whole:
                 fields = dict(line.split(": ", 1) for line in frame.decode().split("\n") if ": " in line and line[0] != ":")
                 if "data" in fields:
-                    yield Seen(at, fields["event"], fields["data"])
+                    self._arrived.append(Seen(at, fields["event"], fields["data"]))
 
     async def until(self, *events: str) -> Seen:
         """Read on to the first event of one of these types."""

@@ -1,6 +1,7 @@
 """`perdure up`, `api`, `worker` and `migrate`: composition roots of the service's processes."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import logging
@@ -8,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +36,8 @@ DRAIN_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients and proxies keep an idle connection (httpx 5, most load balancers 60): where we close it first, it may be
 in the moment in which a request comes over it."""
+PORT_SECONDS = 3
+"""How long a port may still be held by a process that was killed before this one."""
 EMBEDDED_DRAIN_SECONDS = 1
 """Who types Ctrl-C does not want to wait, and a call that is handed back goes on at the next start."""
 
@@ -65,7 +69,7 @@ async def _up(settings: Settings) -> None:
         embedded = settings.temporal_address is None
         if embedded:
             await end_orphan(data)
-        _check_ports(settings, embedded)
+        await _check_ports(settings, embedded)
         async with AsyncExitStack() as stack:
             everything = await stack.enter_async_context(parts(settings))
             await _database(everything)
@@ -271,18 +275,28 @@ def _only_one(data: Path) -> Generator[None]:
         yield
 
 
-def _check_ports(settings: Settings, embedded: bool) -> None:
+async def _check_ports(settings: Settings, embedded: bool) -> None:
+    """Raises Invalid for one that is taken, and stays so: what a killed process held is free as soon as all of it is gone."""
     wanted = [("PERDURE_PORT", settings.port, settings.host)]
     if embedded:
         wanted.append(("PERDURE_TEMPORAL_PORT", settings.temporal_port, "127.0.0.1"))
         wanted.append(("PERDURE_TEMPORAL_UI_PORT", settings.temporal_ui_port, "127.0.0.1"))
+    deadline = time.monotonic() + PORT_SECONDS
     for name, port, host in wanted:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise _port_taken(name, port, host, error) from error
+        while error := _refusal(host, port):
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise _port_taken(name, port, host, error)
+            await asyncio.sleep(0.05)
+
+
+def _refusal(host: str, port: int) -> OSError | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
 
 
 def _queues(text: str | None) -> dict[str, int] | None:

@@ -45,16 +45,25 @@ class Sqlite:
         self._reader = _engine(url, "BEGIN")
         self.engine = _engine(url, "BEGIN IMMEDIATE")
         self._writing = asyncio.Lock()
+        self._kept: Connection | None = None
         self._checkpointing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[InlineConnection]:
         # A queue of our own, so that only other processes are ever waited for by polling.
         async with self._writing:
-            with self._writer.connect() as connection:
+            # There is one writer, which keeps its connection until something goes wrong: to take one out of the pool and put it
+            # back costs as much as two statements.
+            connection = self._kept or self._writer.connect()
+            self._kept = None
+            try:
                 await _begin(connection)
                 yield InlineConnection(connection)
                 connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            self._kept = connection
         if self._checkpointing is None or self._checkpointing.done():
             self._checkpointing = asyncio.create_task(self._checkpoint())
 
@@ -68,6 +77,8 @@ class Sqlite:
     async def close(self) -> None:
         if self._checkpointing is not None:
             self._checkpointing.cancel()
+        if self._kept is not None:
+            self._kept.close()
         for engine in (self._writer, self._reader, self.engine):
             engine.dispose()
 

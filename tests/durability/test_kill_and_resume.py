@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -124,6 +125,19 @@ def test_a_signal_stops_everything_and_the_run_goes_on_at_the_next_start(machine
     assert viewer.story.faults == []
 
 
+def test_a_port_that_a_killed_process_still_holds_is_waited_for(machine: Machine) -> None:
+    """All of a process that was killed may be gone only a moment after its parent has been told."""
+    with socket.socket() as dying:
+        dying.bind(("127.0.0.1", int(machine.environment["PERDURE_TEMPORAL_PORT"])))
+        dying.listen()
+        up = machine.up()
+        while not machine.data.joinpath("lock").exists():
+            time.sleep(0.01)
+        time.sleep(0.5)
+        assert up.alive
+    up.ready()
+
+
 def test_what_cannot_start_says_why(machine: Machine, tmp_path: Path) -> None:
     up = machine.up()
     up.ready()
@@ -133,10 +147,12 @@ def test_what_cannot_start_says_why(machine: Machine, tmp_path: Path) -> None:
     assert f"Another Perdure (process {up.process.pid}) uses the data folder {machine.data}" in second.output
     assert "Traceback" not in second.output
 
+    refusals: dict[str, Up] = {}
     for name in ("PERDURE_PORT", "PERDURE_TEMPORAL_PORT", "PERDURE_TEMPORAL_UI_PORT"):
         elsewhere = Machine(tmp_path / name.lower())
         elsewhere.folder.mkdir()
-        refused = elsewhere.up(**{name: str(machine.port)})
+        refusals[name] = elsewhere.up(**{name: str(machine.port)})
+    for name, refused in refusals.items():
         assert refused.process.wait(30) == 1
         assert f"set {name} to a free one" in refused.output
         assert "Traceback" not in refused.output
