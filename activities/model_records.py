@@ -271,7 +271,8 @@ class CallRecords:
         journal, key = self._journal(transaction), f"{call.call}/{name}"
         changes = None if decided is None else decided.run_changes
         events = await journal.append(call.session_id, call.run_id, drafts, key=key, key_is_new=is_new, run_changes=changes)
-        if decided is not None and events[0].id == drafts[0].id:
+        # Else an earlier try had written it, whose commit was not reported: with rows of its own.
+        if decided is not None and events[-1].id == drafts[-1].id:
             for row in decided.rows:
                 await add(transaction.connection, row)
         # Behind the append, for its lock is what puts this attempt and a later one in order.

@@ -4,14 +4,19 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from domain.errors import Unavailable
+from storage.database import Transaction
 from tests.durability.process import Machine
 from tests.service import RunView, ServiceThread, Workspace, is_delta
+from tests.test_approvals import asking, decide, files, pending, write
 
 pytestmark = pytest.mark.single_database
 
@@ -91,3 +96,30 @@ def test_a_broken_database_file_is_named(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "perdure.db" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_an_answer_whose_commit_was_not_reported_asks_once(
+    service: ServiceThread, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the connection to the database broke in that moment: it is written again, and found."""
+    database, commit, lost = service.parts.database, service.parts.database.write, False
+
+    @asynccontextmanager
+    async def unreported() -> AsyncGenerator[Transaction]:
+        nonlocal lost
+        async with commit() as transaction:
+            yield transaction
+        asked = any(event.type == "approval.requested" for event in chain(*transaction.appended.values()))
+        if asked and not lost:
+            lost = True
+            raise Unavailable("The connection broke off.")
+
+    monkeypatch.setattr(database, "write", unreported)
+    run = workspace.start({"text": "May I?", "tools": [write("a.txt")]}, {"text": "Done."}, tools=asking("write"))
+    decide(workspace, pending(workspace, run)[0], decision="approve")
+    assert run.wait()["output"] == "Done."
+    assert lost
+    (approval,) = workspace.get("/v1/approvals", run_id=run.id)["data"]
+    assert run.types().count("approval.requested") == 1
+    assert files(service, run) == ["a.txt"]
+    assert approval["status"] == "approved"
