@@ -246,15 +246,25 @@ async def _until_one_fails(*works: Coroutine[Any, Any, None]) -> None:
 
 
 async def end(tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """Cancel until it helps: redis-py now and then swallows a cancellation that comes while it loses its connection."""
+    """Cancel until it helps: redis-py now and then swallows a cancellation that comes while it loses its connection.
+
+    Who is cancelled meanwhile, perhaps by such a loop around it, still waits to the end: else what is left would be nobody's.
+    """
     pending = set(tasks)
+    cancelled = False
     while pending:
         for task in pending:
             task.cancel()
-        done, pending = await asyncio.wait(pending, timeout=1)
+        try:
+            done, pending = await asyncio.wait(pending, timeout=1)
+        except asyncio.CancelledError:
+            cancelled = True
+            continue
         for task in done:
             if not task.cancelled():
                 task.exception()  # else it is logged as never looked at
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _runs(session_id: str) -> str:

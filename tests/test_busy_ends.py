@@ -57,7 +57,7 @@ def test_a_turn_of_steered_messages_is_cancelled_like_any_other(service: Service
     """Also before it has begun to call its model, for which it may wait long."""
     (tmp_path / "perdure.toml").write_text('[providers.narrow]\nkind = "scripted"\nconcurrency = 1\n')
     with ServiceThread(tmp_path, None, temporal=service.temporal_address) as narrow, narrow.workspace() as workspace:
-        first = Talk(workspace, {"model": "narrow:script"}).run({"text": "word " * 400, "delay_ms": 50})
+        first = Talk(workspace, {"model": "narrow:script"}).run({"text": "word " * 4000, "delay_ms": 50})
         first.until(lambda row: row["status"] == "running")
         talk = Talk(workspace, {"model": "narrow:script"})
         run = talk.run({"text": "Never."})

@@ -303,7 +303,7 @@ def test_a_full_queue_takes_neither_interrupts_nor_endless_steering(workspace: W
 @pytest.mark.parametrize("mode", ["step", "now"])
 def test_a_paused_session_starts_nothing_and_goes_on_when_it_is_resumed(workspace: Workspace, mode: str) -> None:
     talk = Talk(workspace)
-    slow = {"text": "abc " * 40, "delay_ms": 20}
+    slow = {"text": "abc " * 40, "delay_ms": 100}
     run = talk.run({**slow, **READ}, {"text": "Resumed."})
     writing(run)
 

@@ -39,7 +39,7 @@ def test_a_resume_that_was_never_delivered_before_its_pause_had_come_about(
     service: ServiceThread, workspace: Workspace
 ) -> None:
     read = {"tools": [{"name": "read", "input": {"file_path": "none"}}]}
-    run = workspace.start({"text": "abc " * 40, "delay_ms": 40, **read}, {"text": "The rest."}, tools=["read"])
+    run = workspace.start({"text": "abc " * 40, "delay_ms": 100, **read}, {"text": "The rest."}, tools=["read"])
     run.until(lambda row: row["status"] == "running")
     run.command("pause")
     crashed(service, run.id, lambda runs, unit: runs.resume(unit, run.id))

@@ -9,7 +9,7 @@ from commands.temporal_server import binary
 from tests.service import RunView, ServiceThread, Workspace, is_delta
 
 TEXT = "one two three four five six seven eight nine ten " * 8
-SLOW = {"text": TEXT, "delay_ms": 50, "chunk_chars": 8}
+SLOW = {"text": TEXT, "delay_ms": 100, "chunk_chars": 8}
 
 
 def writing(run: RunView) -> None:
@@ -60,7 +60,7 @@ def test_pause_now_keeps_the_text_and_resume_goes_on(workspace: Workspace) -> No
 
 
 def test_pause_waits_for_the_step_boundary(workspace: Workspace) -> None:
-    first = {"text": "abc " * 40, "delay_ms": 20, "tools": [{"name": "read", "input": {"file_path": "none"}}]}
+    first = {"text": "abc " * 40, "delay_ms": 100, "tools": [{"name": "read", "input": {"file_path": "none"}}]}
     run = workspace.start(first, {"text": "Done."}, tools=["read"])
     writing(run)
 

@@ -88,7 +88,7 @@ def test_temporal_forgets_all_attempts_and_what_went_with_them(service: ServiceT
     failed.wait()
     failed.command("retry")
     failed.until(lambda row: row["attempt"] == 2 and row["finished_at"] is not None)
-    stopped = say(workspace, session, {"text": "long ", "words": 500, "delay_ms": 50})
+    stopped = say(workspace, session, {"text": "long ", "words": 5000, "delay_ms": 50})
     stopped.until(lambda row: row["status"] == "running")
     stopped.command("terminate")
     stopped.wait()
@@ -149,7 +149,7 @@ def test_a_deletion_while_temporal_is_away_is_remembered(service: ServiceThread)
 
 def test_a_session_at_work_is_neither_deleted_nor_archived_and_an_archived_one_is_read_only(workspace: Workspace) -> None:
     service, session = workspace.service, new_session(workspace)
-    run = say(workspace, session, {"text": "long ", "words": 500, "delay_ms": 20})
+    run = say(workspace, session, {"text": "long ", "words": 5000, "delay_ms": 20})
     run.until(lambda row: row["status"] == "running")
     delete(workspace, session, expect=409)
     workspace.post(f"/v1/sessions/{session}/archive", expect=409)

@@ -65,7 +65,7 @@ def test_waiting_for_a_slot_uses_up_no_attempt(service: ServiceThread, tmp_path:
     (tmp_path / "perdure.toml").write_text('[providers.narrow]\nkind = "scripted"\nconcurrency = 1\n')
     with ServiceThread(tmp_path, None, temporal=service.temporal_address) as narrow, narrow.workspace() as workspace:
         agent = workspace.agent(model="narrow:script")["id"]
-        first = workspace.start({"text": "word " * 400, "delay_ms": 50}, agent=agent)
+        first = workspace.start({"text": "word " * 4000, "delay_ms": 50}, agent=agent)
         first.until(lambda row: row["status"] == "running")
         monkeypatch.setattr("activities.streaming.SLOT_SECONDS", 0.2)
         monkeypatch.setattr("workflows.options.MODEL_ATTEMPTS", 2)

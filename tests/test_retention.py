@@ -45,7 +45,7 @@ def sessions(workspace: Workspace) -> Iterator[dict[str, str]]:
     for name in ("waiting", "queued"):
         say(workspace, found[name], asks).until(lambda row: row["status"] == "waiting")
     say(workspace, found["queued"], {"text": "later"})
-    paused = say(workspace, found["paused"], {"text": "long ", "words": 500, "delay_ms": 20})
+    paused = say(workspace, found["paused"], {"text": "long ", "words": 5000, "delay_ms": 20})
     paused.until(lambda row: row["status"] == "running")
     paused.command("pause", {"mode": "now"})
     paused.until(lambda row: row["status"] == "paused")

@@ -109,7 +109,7 @@ def until(condition: Callable[[], bool], seconds: float = 15) -> None:
 
 
 def writing(place: Place) -> Going:
-    run = place.workspace.start({"text": "word " * 4000, "delay_ms": 20})
+    run = place.workspace.start({"text": "word " * 40000, "delay_ms": 20})
     until(lambda: "span.model_request_start" in run.types())
     time.sleep(0.2)
     return Going(run)
@@ -292,7 +292,7 @@ def test_terminate(place: Place, kind: Kind, way: str, monkeypatch: pytest.Monke
 
 def test_a_cancellation_that_meets_the_end_of_its_call_settles_the_run(workspace: Workspace) -> None:
     """The flag on the bus ends the call at once, so that its result and the cancellation often come in one workflow task."""
-    runs = [workspace.start({"text": "word " * 400, "delay_ms": 20}) for _ in range(20)]
+    runs = [workspace.start({"text": "word " * 4000, "delay_ms": 20}) for _ in range(20)]
     for run in runs:
         run.command("cancel")
     for run in runs:

@@ -11,7 +11,7 @@ from domain.transcript import SYSTEM_NOTE, fold
 from tests.conversations import check_transcript, events, transcript
 from tests.service import RunView, Workspace, is_delta
 
-SLOW = {"text": "one two three four five six seven eight nine ten " * 8, "delay_ms": 50, "chunk_chars": 8}
+SLOW = {"text": "one two three four five six seven eight nine ten " * 8, "delay_ms": 100, "chunk_chars": 8}
 READ = {"tools": [{"name": "read", "input": {"file_path": "none"}}]}
 PAY: Any = {"type": "custom", "name": "pay", "description": "Pays.", "input_schema": {"type": "object"}}
 ECHO = {"model": "demo:echo"}

@@ -125,7 +125,7 @@ def update_session(sdk: Anthropic, workspace: Workspace) -> Any:
     assert (changed.title, changed.metadata, [t.name for t in changed.agent.tools]) == ("New", {"k": "v"}, ["ring"])
     with pytest.raises(anthropic.UnprocessableEntityError, match="listed twice"):
         sdk.beta.sessions.update(session.id, agent={"tools": [tool, tool]})
-    sdk.beta.sessions.events.send(session.id, events=[message(script({"text": "slow ", "words": 500, "delay_ms": 20}))])
+    sdk.beta.sessions.events.send(session.id, events=[message(script({"text": "slow ", "words": 5000, "delay_ms": 20}))])
     with pytest.raises(anthropic.ConflictError):
         sdk.beta.sessions.update(session.id, agent={"tools": []})
     return changed

@@ -232,7 +232,7 @@ def test_a_turn_is_interrupted_and_redirected(sdk: Anthropic) -> None:
     session = new_session(sdk)
     events = sdk.beta.sessions.events
     interrupt: Any = {"type": "user.interrupt"}
-    slow = {"text": "word " * 400, "delay_ms": 50}
+    slow = {"text": "word " * 4000, "delay_ms": 50}
 
     with events.stream(session.id, event_deltas=["agent.message"]) as stream:
         events.send(session.id, events=[message(script(slow))])

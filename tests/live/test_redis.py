@@ -116,3 +116,28 @@ async def test_a_redis_that_is_never_there_holds_nobody_up() -> None:
             bus.stop(RUN)
             assert stop.is_set(), "a stop in the same process needs no Redis"
         assert await bus.answers() is False
+
+
+async def test_who_is_cancelled_again_while_it_ends_leaves_nobody_behind() -> None:
+    """The first cancellation is swallowed, as by redis-py; the loop around cancels again before the one inside is done."""
+    before = asyncio.all_tasks()
+
+    async def stubborn() -> None:
+        for _ in range(2):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                continue
+        raise ConnectionError("closed")
+
+    async def listening() -> None:
+        tasks = [asyncio.create_task(stubborn()) for _ in range(2)]
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            await module.end(tasks)
+
+    outer = asyncio.create_task(listening())
+    await asyncio.sleep(0.05)
+    await module.end([outer])
+    assert asyncio.all_tasks() == before
