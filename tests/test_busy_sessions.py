@@ -263,6 +263,7 @@ def test_an_edit_reaches_a_worker_that_has_read_the_message_already(workspace: W
     assert RunView(workspace, queued["run"]["id"]).wait()["output"] == "After."
 
 
+@pytest.mark.timeout(300)
 def test_two_hundred_messages_at_once_happen_once_and_in_order(workspace: Workspace) -> None:
     talk = Talk(workspace, {"model": "demo:echo"}, queue_depth=200)
 
