@@ -113,8 +113,10 @@ class Runs:
         if lock:
             # Always the session's row first, as the journal does: two orders would be a deadlock.
             await self._connection.execute(_LOCK_ITS_SESSION, {"run_id": run_id})
-        found = await fetch_only(self._connection, RunRow, _LOCK if lock else _GET, {"run_id": run_id})
-        if found is None or workspace_id not in (None, found.workspace_id):
+        mine = {"run_id": run_id} if workspace_id is None else {"run_id": run_id, "workspace_id": workspace_id}
+        statement = _GET if workspace_id is None else _GET_MINE
+        found = await fetch_only(self._connection, RunRow, statement[lock], mine)
+        if found is None:
             raise NotFound(f"No run {run_id}.")
         return found
 
@@ -292,8 +294,9 @@ def _its_session(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists().where(col(SessionRow.id) == col(RunRow.session_id), condition)
 
 
-_GET = select(RunRow).where(col(RunRow.id) == bindparam("run_id"))
-_LOCK = _GET.with_for_update()
+_ONE = select(RunRow).where(col(RunRow.id) == bindparam("run_id"))
+_ONE_OF_MINE = _ONE.where(col(RunRow.workspace_id) == bindparam("workspace_id"))
+_GET, _GET_MINE = (_ONE, _ONE.with_for_update()), (_ONE_OF_MINE, _ONE_OF_MINE.with_for_update())
 _LOCK_ITS_SESSION = (
     select(col(SessionRow.id))
     .where(col(SessionRow.id) == select(col(RunRow.session_id)).where(col(RunRow.id) == bindparam("run_id")).scalar_subquery())
